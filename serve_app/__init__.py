@@ -1,0 +1,1 @@
+"""Streaming speech-to-text with Kyutai's delayed-streams models on Ray Serve."""

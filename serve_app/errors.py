@@ -1,0 +1,88 @@
+"""Errors that reach a client: each has a stable code, a WebSocket close code and an HTTP status.
+
+The message says what was expected and what came. Close codes follow RFC 6455, section 7.4, and the IANA registry.
+"""
+
+
+class SpeechError(Exception):
+    """Base of all errors that end a session, and only that session."""
+
+    code = "internal_error"
+    close_code = 1011
+    http_status = 500
+    retry_after_s: float | None = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidMessage(SpeechError):
+    """A message the dialect does not know: wrong type, wrong JSON, wrong order."""
+
+    code = "invalid_message"
+    close_code = 1003
+    http_status = 400
+
+
+class InvalidAudio(SpeechError):
+    """Audio that cannot be what it claims to be: NaN, infinite samples, an odd number of bytes at the end."""
+
+    code = "invalid_audio"
+    close_code = 1007
+    http_status = 400
+
+
+class MessageTooLarge(SpeechError):
+    """One message over the size limit."""
+
+    code = "message_too_large"
+    close_code = 1009
+    http_status = 413
+
+
+class IdleTimeout(SpeechError):
+    """No audio for too long."""
+
+    code = "idle_timeout"
+    close_code = 1008
+    http_status = 408
+
+
+class SessionTooLong(SpeechError):
+    """The session reached the longest duration the settings allow."""
+
+    code = "session_too_long"
+    close_code = 1008
+    http_status = 413
+
+
+class SlowClient(SpeechError):
+    """The client does not read what it is sent."""
+
+    code = "slow_client"
+    close_code = 1008
+    http_status = 408
+
+
+class AtCapacity(SpeechError):
+    """Every slot is taken, or one more session would cost the others their real time."""
+
+    code = "at_capacity"
+    close_code = 1013
+    http_status = 503
+    retry_after_s = 5.0
+
+
+class EngineLost(SpeechError):
+    """The engine that held the session's slot is gone."""
+
+    code = "engine_lost"
+    close_code = 1011
+
+
+class StepFailed(SpeechError):
+    """The model failed on a step this session took part in; its state there is unknown."""
+
+    code = "step_failed"
+    close_code = 1011
