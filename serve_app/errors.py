@@ -74,6 +74,15 @@ class AtCapacity(SpeechError):
     retry_after_s = 5.0
 
 
+class ModelNotReady(SpeechError):
+    """No engine has loaded its model yet."""
+
+    code = "not_ready"
+    close_code = 1013
+    http_status = 503
+    retry_after_s = 5.0
+
+
 class EngineLost(SpeechError):
     """The engine that held the session's slot is gone."""
 

@@ -1,0 +1,53 @@
+# `make help` lists the targets. Every target sets up what it needs; a second run sets up nothing.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+PORT ?= 8000
+MODEL ?= demo
+export UV_NO_PROGRESS ?= $(if $(CI),1,)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test lint types unit format lock samples clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with everything in requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@tools/make_venv.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: setup ## serve the demo model, transcribe a clip in real time, stop
+	@$(BIN)/stt demo
+
+serve: setup ## serve a model: make serve [MODEL=stt-1b-en_fr] [PORT=8000]
+	@$(BIN)/stt serve --model "$(MODEL)" --port "$(PORT)"
+
+test: lint types unit ## every check and every test
+
+lint: setup ## ruff: lint and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict on serve_app
+	@$(BIN)/mypy
+
+unit: setup ## the tests alone
+	@$(BIN)/pytest -q
+
+format: setup ## let ruff put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: setup ## resolve requirements.lock again
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
+		--no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+
+samples: setup ## make the clips in configs/samples again (needs espeak-ng and ffmpeg)
+	@$(BIN)/python tools/make_samples.py
+
+clean: ## remove .venv and caches
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,52 @@
+"""The application: two deployments wired from one settings object.
+
+serve run serve_config.yaml        here, with a Ray of its own
+serve deploy serve_config.yaml     on a running cluster
+"""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from serve_app import settings as settings_module
+from serve_app.engine.deployment import CONTROL_CALLS, Engine
+from serve_app.ingress.deployment import IngressReplica
+from serve_app.settings import Settings
+
+SESSIONS_PER_INGRESS = 4_096
+"""Connections an ingress replica takes at once: more than it can carry, so that the engines' slots are the limit."""
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Build the application from the `args` of a Serve config file and the environment. Raises SettingsError."""
+    return wire(settings_module.from_args(args))
+
+
+def wire(settings: Settings) -> Application:
+    """Bind the ingress to the engine, both with what the settings say of them."""
+    engine = settings.engine
+    actor_options: dict[str, Any] = {"num_cpus": engine.num_cpus, "num_gpus": engine.reserved_gpus}
+    if engine.gpu:
+        actor_options["accelerator_type"] = engine.gpu
+    engines = serve.deployment(
+        Engine,
+        name="engine",
+        num_replicas=engine.replicas,
+        ray_actor_options=actor_options,
+        max_ongoing_requests=engine.slots + CONTROL_CALLS,
+        # -1: a call that finds every replica full waits and so drives scaling; the ingress bounds the wait itself.
+        max_queued_requests=-1,
+        health_check_period_s=engine.health_check_period_seconds,
+        health_check_timeout_s=engine.health_check_timeout_seconds,
+        graceful_shutdown_timeout_s=engine.graceful_shutdown_timeout_seconds,
+    )
+    ingress = serve.deployment(
+        IngressReplica,
+        name="ingress",
+        num_replicas=settings.ingress.replicas,
+        ray_actor_options={"num_cpus": settings.ingress.num_cpus},
+        max_ongoing_requests=SESSIONS_PER_INGRESS,
+        health_check_period_s=engine.health_check_period_seconds,
+    )
+    return ingress.bind(settings, engines.bind(settings))

@@ -1,0 +1,1 @@
+"""The engine half: slots, the step loop, and the Serve deployment around them."""

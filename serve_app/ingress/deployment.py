@@ -1,0 +1,45 @@
+"""The ingress as a Ray Serve deployment."""
+
+import os
+
+from prometheus_client import CollectorRegistry
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from serve_app.ingress.routes import Ingress
+from serve_app.ingress.serve_engines import ServeEngines
+from serve_app.settings import Settings
+from serve_app.telemetry import IngressMetrics, configure_logging, get_logger
+
+_log = get_logger(__name__)
+
+
+@serve.ingress()
+class IngressReplica:
+    """One replica: the routes, and the links to the engines behind them."""
+
+    async def __init__(self, settings: Settings, engine: DeploymentHandle) -> None:  # type: ignore[misc]
+        """`engine` is the handle of the engine deployment."""
+        configure_logging(settings.log_level, settings.log_format)
+        warn_of_python_proxy()
+        engines = ServeEngines(engine.options(stream=True), settings.link, settings.ingress.admission_timeout_seconds)
+        self._routes = Ingress(settings, engines, IngressMetrics(CollectorRegistry(), engines.loads))
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """What Serve mounts, once the constructor is through."""
+        return self._routes.application()
+
+
+def warn_of_python_proxy() -> None:
+    """Say loudly that audio passes Serve's Python proxy, if it does.
+
+    The proxy costs 1.26 ms of CPU per message: 200 sessions saturate it, while HAProxy carries them with a fifth of a
+    core (measured on Ray 2.60; see docs/architecture.md).
+    """
+    modes = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_ENABLE_DIRECT_INGRESS")
+    if not any(os.environ.get(mode) == "1" for mode in modes):
+        _log.warning(
+            "AUDIO PASSES SERVE'S PYTHON PROXY, which saturates at about 200 sessions: start every node of the cluster"
+            " with RAY_SERVE_ENABLE_HA_PROXY=1 (`make serve` and `stt serve` do)"
+        )

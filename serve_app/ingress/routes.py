@@ -1,0 +1,120 @@
+"""The HTTP and WebSocket routes of an ingress replica."""
+
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from serve_app.ingress.serve_engines import ServeEngines
+from serve_app.protocols.conversation import converse
+from serve_app.protocols.stream_v1 import StreamV1
+from serve_app.session.session import Session
+from serve_app.settings import Settings
+from serve_app.telemetry import IngressMetrics, get_logger, render, session_context
+
+_log = get_logger(__name__)
+
+
+class Ingress:
+    """One ingress replica's routes and what they share."""
+
+    def __init__(self, settings: Settings, engines: ServeEngines, metrics: IngressMetrics) -> None:
+        self._settings = settings
+        self._engines = engines
+        self._metrics = metrics
+        self._sessions: set[str] = set()
+        self._started_at = time.time()
+
+    def application(self) -> Starlette:
+        """The ASGI application; its lifespan starts and stops the links to the engines."""
+        return Starlette(
+            routes=[
+                Route("/", self.information),
+                Route("/health", self.health),
+                Route("/healthz", self.health),
+                Route("/readyz", self.readiness),
+                Route("/status", self.status),
+                Route("/metrics", self.metrics),
+                WebSocketRoute("/v1/stream", self.stream_v1),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self._engines.start()
+        yield
+        await self._engines.stop()
+
+    async def information(self, request: Request) -> Response:
+        """`GET /`: what this service is."""
+        return JSONResponse(
+            {
+                "service": self._settings.app_name,
+                "description": "Streaming speech-to-text",
+                "model": self._settings.model,
+                "ready": self._engines.is_ready,
+                "endpoints": {"stream": "/v1/stream", "health": "/health", "ready": "/readyz", "status": "/status",
+                              "metrics": "/metrics"},
+            }
+        )  # fmt: skip
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`, `/healthz`: the process answers."""
+        return PlainTextResponse("ok")
+
+    async def readiness(self, request: Request) -> Response:
+        """`GET /readyz`: 200 once an engine has loaded its model, else 503."""
+        if self._engines.is_ready:
+            return PlainTextResponse("ready")
+        return PlainTextResponse("no engine has loaded its model yet", 503, headers={"Retry-After": "1"})
+
+    async def status(self, request: Request) -> Response:
+        """`GET /status`: this replica's sessions, and the engines that it is connected to."""
+        return JSONResponse(
+            {
+                "service": self._settings.app_name,
+                "model": self._settings.model,
+                "ready": self._engines.is_ready,
+                "replica": os.getpid(),
+                "uptime_seconds": round(time.time() - self._started_at, 1),
+                "sessions_open": len(self._sessions),
+                "engines": self._engines.loads(),
+            }
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        """`GET /metrics`: Prometheus metrics of this replica, and of the engines that it is connected to."""
+        body, content_type = render(self._metrics.registry, request.headers.get("accept", ""))
+        return Response(body, media_type=content_type)
+
+    async def stream_v1(self, websocket: WebSocket) -> None:
+        """`WS /v1/stream`."""
+        session_id = uuid.uuid4().hex
+        with session_context(session_id):
+            session = Session(
+                session_id, self._engines, self._settings.session, self._settings.model_settings, self._metrics
+            )
+            dialect = StreamV1(websocket.query_params, self._settings.model)
+            outcome, started_at = "cancelled", time.monotonic()
+            self._sessions.add(session_id)
+            self._metrics.sessions_open.inc()
+            try:
+                outcome = await converse(websocket, session, dialect, self._settings.ingress)
+            finally:
+                self._sessions.discard(session_id)
+                self._metrics.sessions_open.dec()
+                self._metrics.sessions_total.labels(outcome).inc()
+                _log.info(
+                    "session over",
+                    outcome=outcome,
+                    duration_seconds=round(time.monotonic() - started_at, 3),
+                    audio_seconds=round(session.audio_seconds, 3),
+                )

@@ -1,0 +1,153 @@
+"""Engines as Ray Serve runs them: leases through a deployment handle, audio through links.
+
+A lease is one streaming call that stays open as long as its session: Serve counts sessions as ongoing requests with it.
+Its first item says where the stream is and what opens it; everything else goes over the link.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from serve_app.errors import AtCapacity, EngineLost, ModelNotReady
+from serve_app.link.client import LinkClient, StreamListener
+from serve_app.link.messages import Grant
+from serve_app.settings import LinkSettings
+from serve_app.speech import ModelInfo
+from serve_app.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+RETRY_SECONDS = 0.1
+"""Mean time between two tries to get a lease."""
+
+PROBE_SECONDS = 1.0
+"""Time between two tries to reach an engine at all."""
+
+
+class ServeEngines:
+    """Opens streams on the replicas of the engine deployment (implements `serve_app.session.engines.Engines`)."""
+
+    def __init__(self, handle: Any, link: LinkSettings, admission_timeout_seconds: float) -> None:
+        """`handle` is the engine deployment's handle; its calls stream."""
+        self._handle = handle
+        self._link_settings = link
+        self._admission_timeout_seconds = admission_timeout_seconds
+        self._links: dict[tuple[str, int], LinkClient] = {}
+        self._connecting: dict[tuple[str, int], asyncio.Lock] = {}
+        self._info: ModelInfo | None = None
+        self._ready = False
+        self._probe: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start looking for an engine."""
+        self._probe = asyncio.create_task(self._watch_readiness(), name="engine-probe")
+
+    async def stop(self) -> None:
+        """Close every link; streams that are still open are lost."""
+        if self._probe:
+            self._probe.cancel()
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an engine with a loaded model has been reached, and not been lost since."""
+        return self._ready
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the model. Raises ModelNotReady before the first engine was reached."""
+        if self._info is None:
+            raise ModelNotReady("no engine has loaded its model yet")
+        return self._info
+
+    def loads(self) -> Mapping[str, dict[str, float]]:
+        """The latest load report of each connected engine replica, by replica name."""
+        return {link.name: link.load for link in self._links.values() if link.is_open}
+
+    async def open(self, session_id: str, listener: StreamListener) -> "LeasedStream":
+        """Lease a slot and attach to it. Raises AtCapacity if that takes longer than the admission timeout."""
+        deadline = asyncio.get_running_loop().time() + self._admission_timeout_seconds
+        reason: object = "every slot is taken"
+        while True:
+            lease = self._handle.open_session.remote(session_id)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    grant = await anext(lease)
+                    if isinstance(grant, Grant):
+                        stream = await self._attach(grant, listener, lease)
+                        lease = None  # it is the stream's from here on
+                        return stream
+                    reason = grant  # why this replica has no room
+                    await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+            except TimeoutError:
+                raise AtCapacity(f"{reason}; waited {self._admission_timeout_seconds:g} s") from None
+            except (RayError, RayServeException, EngineLost, StopAsyncIteration) as error:
+                # The replica died under the call, or between its grant and the attach: another one may do.
+                _log.warning("lease failed", session_id=session_id, error=repr(error))
+                reason = "no engine answers"
+                await asyncio.sleep(RETRY_SECONDS)
+            finally:
+                if lease is not None:
+                    _cancel(lease)
+
+    async def _attach(self, grant: Grant, listener: StreamListener, lease: Any) -> "LeasedStream":
+        link = await self._link(grant)
+        await link.attach(grant, listener)
+        return LeasedStream(link, grant.stream, lease)
+
+    async def _link(self, grant: Grant) -> LinkClient:
+        """The open connection to the grant's engine, made if there is none."""
+        endpoint = (grant.host, grant.port)
+        async with self._connecting.setdefault(endpoint, asyncio.Lock()):
+            link = self._links.get(endpoint)
+            if link is None or not link.is_open:
+                link = await LinkClient.connect(*endpoint, self._link_settings, name=grant.replica)
+                self._links[endpoint] = link
+            return link
+
+    async def _watch_readiness(self) -> None:
+        """Ask for the model's facts until an engine answers; again whenever the links to all engines are gone."""
+        while True:
+            if not self._ready:
+                try:
+                    self._info = await self._handle.options(stream=False).describe.remote()
+                    self._ready = True
+                    _log.info("engine found", model=self._info.name)
+                except (RayError, RayServeException) as error:
+                    _log.warning("no engine answers", error=repr(error))
+            for endpoint in [endpoint for endpoint, link in self._links.items() if not link.is_open]:
+                self._connecting.pop(endpoint)
+                self._ready = len(self._links) > 1
+                del self._links[endpoint]
+            await asyncio.sleep(PROBE_SECONDS)
+
+
+class LeasedStream:
+    """A slot held through a lease (implements `serve_app.session.engines.EngineStream`)."""
+
+    def __init__(self, link: LinkClient, stream: int, lease: Any) -> None:
+        self._link = link
+        self._stream = stream
+        self._lease = lease
+
+    def send(self, frames: NDArray[np.float32]) -> None:
+        """Send frames, float32 [n, FRAME_SAMPLES]."""
+        self._link.send(self._stream, frames)
+
+    async def close(self) -> None:
+        """Give the slot back. Dropping the lease would not: only its cancellation reaches the engine."""
+        self._link.detach(self._stream)
+        _cancel(self._lease)
+
+
+def _cancel(lease: Any) -> None:
+    try:
+        lease.cancel()
+    except Exception as error:  # it re-raises whatever went wrong when the call was assigned to a replica
+        _log.debug("lease was never assigned", error=repr(error))

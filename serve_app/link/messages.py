@@ -1,0 +1,216 @@
+"""What travels on the link: msgpack maps tagged by `type`, arrays as raw little-endian columns.
+
+    ingress -> engine:  attach, frames, ping
+    engine -> ingress:  attached, refused, results, failed, load
+
+The peer is not trusted: `decode` checks every field of every message, so that what it returns can be used as it is.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import msgpack
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from serve_app.speech import FRAME_SAMPLES
+
+LENGTH_BYTES = 4
+"""Each message is preceded by its length, unsigned, big-endian."""
+
+SECRET_BYTES = 16
+MAX_FIELD_CHARACTERS = 4_096
+
+
+class LinkError(Exception):
+    """The peer broke the link's rules; the message says what was expected and what came."""
+
+
+class Grant(NamedTuple):
+    """A lease's first and only item: where the stream is, and what opens it."""
+
+    replica: str
+    host: str
+    port: int
+    stream: int
+    secret: bytes
+
+
+@dataclass(frozen=True)
+class Attach:
+    """Take over a leased stream: from here on its results go to this connection."""
+
+    stream: int
+    secret: bytes
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Audio frames, row i for stream `streams[i]`; several rows of one stream are in order."""
+
+    streams: NDArray[np.int64]
+    audio: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Ping:
+    """The ingress is alive."""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The stream is this connection's."""
+
+    stream: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The stream is not, and will not be, this connection's: unknown, over, or the wrong secret."""
+
+    stream: int
+
+
+@dataclass(frozen=True)
+class StreamResults:
+    """Frame results in columns, row i for stream `streams[i]`."""
+
+    streams: NDArray[np.int64]
+    frames: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    codes: NDArray[np.int16]
+    pauses: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """These streams are over; no result of theirs follows."""
+
+    streams: list[int]
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How busy the engine is; sent every heartbeat, so it also says that the engine is alive."""
+
+    values: dict[str, float]
+
+
+Message: TypeAlias = Attach | Frames | Ping | Attached | Refused | StreamResults | Failed | LoadReport
+
+
+def encode(message: Message) -> bytes:
+    """The message as it goes over the wire, length included."""
+    match message:
+        case Attach(stream, secret):
+            fields: dict[str, Any] = {"type": "attach", "stream": stream, "secret": secret}
+        case Frames(streams, audio):
+            fields = {"type": "frames", "streams": _bytes(streams, "<i8"), "audio": _bytes(audio, "<f4")}
+        case Ping():
+            fields = {"type": "ping"}
+        case Attached(stream):
+            fields = {"type": "attached", "stream": stream}
+        case Refused(stream):
+            fields = {"type": "refused", "stream": stream}
+        case StreamResults(streams, frames, tokens, codes, pauses):
+            fields = {
+                "type": "results",
+                "streams": _bytes(streams, "<i8"),
+                "frames": _bytes(frames, "<i4"),
+                "tokens": _bytes(tokens, "<i4"),
+                "codes": _bytes(codes, "<i2"),
+                "pauses": _bytes(pauses, "<f4"),
+            }
+        case Failed(failed, code, text):
+            fields = {"type": "failed", "streams": failed, "code": code, "message": text[:MAX_FIELD_CHARACTERS]}
+        case LoadReport(values):
+            fields = {"type": "load", "values": values}
+    body: bytes = msgpack.packb(fields)
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def decode(body: bytes) -> Message:
+    """The message in `body` (without its length). Raises LinkError if it is not a valid one."""
+    try:
+        fields = msgpack.unpackb(body, max_map_len=64, max_array_len=65_536)
+    except Exception as error:  # msgpack raises many kinds, ValueError and its own among them
+        raise LinkError(f"expected a msgpack map, got {len(body)} bytes that are none: {error}") from None
+    if not isinstance(fields, dict):
+        raise LinkError(f"expected a msgpack map, got {type(fields).__name__}")
+    match fields.get("type"):
+        case "attach":
+            secret = _field(fields, "secret", bytes)
+            if len(secret) != SECRET_BYTES:
+                raise LinkError(f"attach.secret: expected {SECRET_BYTES} bytes, got {len(secret)}")
+            return Attach(_stream(fields), secret)
+        case "frames":
+            streams = _column(fields, "streams", "<i8")
+            return Frames(streams, _table(fields, "audio", "<f4", len(streams), FRAME_SAMPLES))
+        case "ping":
+            return Ping()
+        case "attached":
+            return Attached(_stream(fields))
+        case "refused":
+            return Refused(_stream(fields))
+        case "results":
+            return _results(fields)
+        case "failed":
+            failed = _field(fields, "streams", list)
+            if not all(isinstance(stream, int) for stream in failed):
+                raise LinkError("failed.streams: expected integers")
+            return Failed(failed, _field(fields, "code", str), _field(fields, "message", str))
+        case "load":
+            values = _field(fields, "values", dict)
+            if not all(isinstance(key, str) and isinstance(value, int | float) for key, value in values.items()):
+                raise LinkError("load.values: expected numbers by name")
+            return LoadReport(values)
+        case other:
+            raise LinkError(f"expected a known message type, got {str(other)[:80]!r}")
+
+
+def _results(fields: dict[str, Any]) -> StreamResults:
+    streams = _column(fields, "streams", "<i8")
+    rows = len(streams)
+    frames, tokens = _column(fields, "frames", "<i4"), _column(fields, "tokens", "<i4")
+    if not len(frames) == len(tokens) == rows:
+        raise LinkError(f"results: expected {rows} rows, got {len(frames)} frames and {len(tokens)} tokens")
+    return StreamResults(
+        streams, frames, tokens, _table(fields, "codes", "<i2", rows), _table(fields, "pauses", "<f4", rows)
+    )
+
+
+def _bytes(array: NDArray[Any], dtype: str) -> bytes:
+    return np.ascontiguousarray(array, dtype=dtype).tobytes()
+
+
+def _field(fields: dict[str, Any], name: str, kind: type) -> Any:
+    value = fields.get(name)
+    if not isinstance(value, kind):
+        raise LinkError(f"{fields['type']}.{name}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _stream(fields: dict[str, Any]) -> int:
+    stream = _field(fields, "stream", int)
+    if not 0 <= stream < 1 << 63:
+        raise LinkError(f"{fields['type']}.stream: expected 0 to 2^63 - 1, got {stream}")
+    return int(stream)
+
+
+def _column(fields: dict[str, Any], name: str, dtype: DTypeLike) -> NDArray[Any]:
+    data, size = _field(fields, name, bytes), np.dtype(dtype).itemsize
+    if len(data) % size:
+        raise LinkError(f"{fields['type']}.{name}: expected a multiple of {size} bytes, got {len(data)}")
+    return np.frombuffer(data, dtype=dtype)
+
+
+def _table(fields: dict[str, Any], name: str, dtype: DTypeLike, rows: int, width: int | None = None) -> NDArray[Any]:
+    """A [rows, width] array; without `width`, as wide as the bytes allow."""
+    column = _column(fields, name, dtype)
+    if width is None:
+        width = len(column) // rows if rows else 0
+    if len(column) != rows * width:
+        raise LinkError(f"{fields['type']}.{name}: expected {rows} rows of {width}, got {len(column)} values")
+    return column.reshape(rows, width)

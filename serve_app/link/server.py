@@ -1,0 +1,180 @@
+"""The engine's side of the link: checks who may use which stream, feeds the batcher, hands results out."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+import numpy as np
+
+from serve_app.errors import SpeechError
+from serve_app.link.connection import Connection
+from serve_app.link.messages import (
+    SECRET_BYTES,
+    Attach,
+    Attached,
+    Failed,
+    Frames,
+    LinkError,
+    LoadReport,
+    Message,
+    Ping,
+    Refused,
+    StreamResults,
+)
+from serve_app.settings import LinkSettings
+from serve_app.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+
+class LinkServer:
+    """Accepts ingress replicas. All methods run in the event loop that started it.
+
+    A stream is first *granted* (a secret is made for it), then *attached* by the connection that shows the secret;
+    from then on frames for it are taken from that connection only, and its results go there.
+    """
+
+    def __init__(
+        self,
+        settings: LinkSettings,
+        *,
+        on_frames: Callable[[int, np.ndarray], bool],
+        on_detached: Callable[[int], None],
+        load: Callable[[], dict[str, float]],
+    ) -> None:
+        """`on_frames(stream, frames)` answers whether they fit; `on_detached(stream)` says that its ingress is gone."""
+        self._settings = settings
+        self._on_frames = on_frames
+        self._on_detached = on_detached
+        self._load = load
+        self._secrets: dict[int, bytes] = {}
+        self._owners: dict[int, _Ingress] = {}
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen on host and port (0: any free one); returns the port."""
+        self._server = await asyncio.start_server(self._serve, host, port)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Stop listening and drop every connection."""
+        if self._server:
+            self._server.close()
+        for task in list(self._serving):
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    def grant(self, stream: int) -> bytes:
+        """Make the secret that attaches a connection to this stream, once."""
+        self._secrets[stream] = secrets.token_bytes(SECRET_BYTES)
+        return self._secrets[stream]
+
+    def forget(self, stream: int) -> None:
+        """The stream is over; nothing is sent about it any more."""
+        self._secrets.pop(stream, None)
+        if ingress := self._owners.pop(stream, None):
+            ingress.streams.discard(stream)
+
+    def is_attached(self, stream: int) -> bool:
+        """Whether an ingress holds the stream."""
+        return stream in self._owners
+
+    def send_results(self, results: StreamResults) -> None:
+        """Hand the rows of a step to the connections that own their streams."""
+        rows: dict[_Ingress, list[int]] = {}
+        for row, stream in enumerate(results.streams.tolist()):
+            if ingress := self._owners.get(stream):
+                rows.setdefault(ingress, []).append(row)
+        for ingress, mine in rows.items():
+            ingress.collect(results if len(mine) == len(results.streams) else _select(results, mine))
+
+    def send_failure(self, streams: list[int], error: SpeechError) -> None:
+        """Tell the owners of these streams that they are over, and forget them."""
+        for stream in streams:
+            if ingress := self._owners.get(stream):
+                ingress.connection.send(Failed([stream], error.code, error.message))
+            self.forget(stream)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        ingress = _Ingress(self, reader, writer, self._settings)
+        try:
+            await ingress.connection.run()
+        except asyncio.CancelledError:
+            pass  # `stop`: asyncio's server would log a cancelled handler as an error
+        finally:
+            self._serving.discard(task)
+            for stream in list(ingress.streams):
+                self.forget(stream)
+                self._on_detached(stream)
+
+    def _attach(self, ingress: "_Ingress", message: Attach) -> None:
+        expected = self._secrets.pop(message.stream, None)
+        if expected is None or not secrets.compare_digest(expected, message.secret):
+            _log.warning("link attach refused", peer=ingress.connection.peer, stream=message.stream)
+            ingress.connection.send(Refused(message.stream))
+            return
+        self._owners[message.stream] = ingress
+        ingress.streams.add(message.stream)
+        ingress.connection.send(Attached(message.stream))
+
+    def _feed(self, ingress: "_Ingress", message: Frames) -> None:
+        order = np.argsort(message.streams, kind="stable")
+        streams, starts = np.unique(message.streams[order], return_index=True)
+        for stream, rows in zip(streams.tolist(), np.split(order, starts[1:]), strict=False):
+            if stream not in ingress.streams:
+                continue  # closed meanwhile, or never this connection's: either way not to be heard
+            if not self._on_frames(stream, message.audio[rows]):
+                raise LinkError(f"stream {stream}: expected frames within the window, got {len(rows)} more")
+
+    def _on_message(self, ingress: "_Ingress", message: Message) -> None:
+        match message:
+            case Frames():
+                self._feed(ingress, message)
+            case Attach():
+                self._attach(ingress, message)
+            case Ping():
+                pass
+            case other:
+                raise LinkError(f"expected attach, frames or ping, got {type(other).__name__}")
+
+    def _load_report(self) -> LoadReport:
+        return LoadReport(self._load())
+
+
+class _Ingress:
+    """One connected ingress replica."""
+
+    def __init__(
+        self, server: LinkServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: LinkSettings
+    ) -> None:
+        self.streams: set[int] = set()
+        self._collected: list[StreamResults] = []
+        self.connection = Connection(
+            reader,
+            writer,
+            settings,
+            on_message=lambda message: server._on_message(self, message),
+            heartbeat=server._load_report,
+            before_write=self._take_collected,
+        )
+
+    def collect(self, results: StreamResults) -> None:
+        self._collected.append(results)
+        self.connection.request_write()
+
+    def _take_collected(self) -> list[Message]:
+        collected, self._collected = self._collected, []
+        if len(collected) == 1:
+            return [collected[0]]
+        columns = zip(*((r.streams, r.frames, r.tokens, r.codes, r.pauses) for r in collected), strict=True)
+        return [StreamResults(*(np.concatenate(column) for column in columns))]
+
+
+def _select(results: StreamResults, rows: list[int]) -> StreamResults:
+    return StreamResults(
+        results.streams[rows], results.frames[rows], results.tokens[rows], results.codes[rows], results.pauses[rows]
+    )

@@ -1,0 +1,103 @@
+"""`WS /v1/stream`: raw float32 PCM in, JSON text messages out (the seeds' protocol, extended).
+
+in, binary   float32 little-endian PCM, 24 kHz mono, in pieces of any size
+in, text     {"type": "flush"}, {"type": "end"}, EOS (also as bytes)
+out, text    ready, token, word (with ?words=true), vad_end, flushed, done, ping, error
+"""
+
+import json
+from collections.abc import Iterable
+
+from starlette.datastructures import QueryParams
+
+from serve_app.audio.pcm import Float32Decoder
+from serve_app.errors import InvalidMessage, SpeechError
+from serve_app.protocols.conversation import Message
+from serve_app.session.session import Done, Event, Flushed, Session
+from serve_app.transcript import Token, TurnEnd, Word
+
+END_OF_STREAM = "EOS"
+SHOWN_CHARACTERS = 80
+"""How much of a wrong message an error repeats."""
+
+
+class StreamV1:
+    """The dialect of `WS /v1/stream`, for one connection."""
+
+    def __init__(self, query: QueryParams, model: str) -> None:
+        """`query` is the connection's; `words=true` asks for word messages."""
+        self._query = query
+        self._words = False
+        self._model = model
+        self._decoder = Float32Decoder()
+
+    def check_request(self) -> None:
+        """Read the query."""
+        self._words = _flag(self._query, "words")
+
+    def ready(self, session: Session) -> Iterable[Message]:
+        """`{"type": "ready", "session_id": …, "model": …}`."""
+        yield _json("ready", session_id=session.id, model=self._model)
+
+    def event(self, event: Event) -> Iterable[Message]:
+        """One message for each event, words only where they were asked for."""
+        match event:
+            case Token(text=text):
+                yield _json("token", text=text)
+            case Word(text=text, start_s=start, end_s=end):
+                if self._words:
+                    yield _json("word", text=text, start=round(start, 3), end=round(end, 3))
+            case TurnEnd():
+                yield _json("vad_end")
+            case Flushed():
+                yield _json("flushed")
+            case Done(audio_seconds=audio_seconds):
+                yield _json("done", audio_seconds=round(audio_seconds, 3))
+
+    def error(self, error: SpeechError) -> Iterable[Message]:
+        """`{"type": "error", "code": …, "message": …}`, with `retry_after_s` where trying again makes sense."""
+        retry = {"retry_after_s": error.retry_after_s} if error.retry_after_s is not None else {}
+        yield _json("error", code=error.code, message=error.message, **retry)
+
+    def ping(self) -> Iterable[Message]:
+        """`{"type": "ping"}`."""
+        yield _json("ping")
+
+    async def receive(self, session: Session, message: Message) -> None:
+        """Audio, or a control message."""
+        if isinstance(message, bytes) and message != END_OF_STREAM.encode():
+            await session.feed(self._decoder.feed(message))
+            return
+        match _control(message):
+            case "flush":
+                await session.flush()
+            case "end":
+                self._decoder.finish()
+                await session.end()
+
+
+def _control(message: Message) -> str:
+    if message in (END_OF_STREAM, END_OF_STREAM.encode()):
+        return "end"
+    shown = str(message)[:SHOWN_CHARACTERS]
+    try:
+        control = json.loads(message)
+    except (ValueError, RecursionError):
+        control = None
+    kind = control.get("type") if isinstance(control, dict) else None
+    if kind not in ("flush", "end"):
+        raise InvalidMessage(
+            f'expected binary audio, {{"type": "flush"}}, {{"type": "end"}} or {END_OF_STREAM}, got the text {shown!r}'
+        )
+    return str(kind)
+
+
+def _flag(query: QueryParams, name: str) -> bool:
+    value = query.get(name, "false").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise InvalidMessage(f"?{name}=: expected true or false, got {value[:SHOWN_CHARACTERS]!r}")
+    return value in ("true", "1")
+
+
+def _json(kind: str, **fields: object) -> str:
+    return json.dumps({"type": kind, **fields}, ensure_ascii=False)

@@ -1,0 +1,30 @@
+"""What a session needs of the engines: somebody who opens streams. The ingress has one on Ray, tests one without."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.link.client import StreamListener
+from serve_app.speech import ModelInfo
+
+
+class EngineStream(Protocol):
+    """A slot on some engine, held until `close`."""
+
+    def send(self, frames: NDArray[np.float32]) -> None:
+        """Send frames, float32 [n, FRAME_SAMPLES]; at most a window of them may be without a result."""
+
+    async def close(self) -> None:
+        """Give the slot back."""
+
+
+class Engines(Protocol):
+    """Opens streams on whichever engine has room."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the model that they serve."""
+
+    async def open(self, session_id: str, listener: StreamListener) -> EngineStream:
+        """Take a slot. Raises AtCapacity, within a second or so, if there is none, and EngineLost if that fails."""

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Makes the virtual environment: tools/make_venv.sh PYTHON FOLDER. Everything comes from requirements.lock.
+set -eu
+python=$1
+venv=$2
+
+if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "expected Python 3.11 or newer, found: ${python:-none} $("$python" --version 2>&1 || true)" >&2
+    echo "install one (Debian: apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python3.11" >&2
+    exit 1
+fi
+
+# Debian keeps venv's pip in a package of its own.
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq && apt-get install -y -qq "python$version-venv" >/dev/null
+    else
+        echo "this Python has no venv: install it first (Debian: apt-get install python$version-venv)" >&2
+        exit 1
+    fi
+fi
+
+echo "setting up $venv ($("$python" --version)): about 8 GB, a minute or a few ..."
+rm -rf "$venv"
+"$python" -m venv "$venv"
+uv=$(grep '^uv==' requirements.lock)
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$uv"
+# The lock is complete (--no-deps): it overrides what one package says of aiohttp, see pyproject.toml.
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --requirement requirements.lock
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation --editable .
+echo "set up $venv"
