@@ -1,0 +1,511 @@
+"""One typed, validated settings object for the whole application.
+
+Its values come from three places, later ones win: the defaults below, the `args` of the application in a Serve config
+file (`serve_config.yaml`), and the environment variables in `ENVIRONMENT`. Facts about one model (where its weights
+are, its delay, its pause head) live in a model file of their own, `configs/models/<name>.yaml`.
+
+Whatever is wrong is reported at once, one line per problem: file or variable, key, what was expected, what came.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds `serve_app/` and `configs/`, wherever Ray unpacked it on this machine."""
+
+MODELS_FOLDER = PROJECT_ROOT / "configs" / "models"
+"""Where the named model files are."""
+
+IMPORT_PATH = "serve_app.app:build"
+"""The only application builder a Serve config file of ours may name."""
+
+DEFAULT_ORIGIN = "serve_config.yaml"
+"""How messages name the source of `args` where Serve does not tell the file."""
+
+MEBIBYTE = 2**20
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+_BOUNDS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+"""Pydantic's kinds of range error: the name of the bound in the error's context, and our words for it."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the text has one line per problem."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+def _lower_case(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class _Group(BaseModel):
+    """Common rules: no unknown key, no silent conversion, no change after loading; docstrings become descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class ModelSettings(_Group):
+    """One model: the contents of a file in `configs/models`."""
+
+    source: str
+    """Checkpoint: a Hugging Face id (`organisation/name`) or a folder, relative to the model file."""
+
+    description: str = ""
+    """What the model is for, in a sentence."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the decoder's weights and caches; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+
+    audio_delay_frames: int | None = Field(default=None, ge=0, le=250)
+    """Frames (80 ms) by which the text lags the audio; where missing, the checkpoint's `audio_delay_seconds`."""
+
+    pause_head: int = Field(default=2, ge=0, le=3)
+    """Which pause head ends a turn: 0, 1, 2 and 3 predict a pause of 0.5, 1, 2 and 3 s."""
+
+    pause_threshold: float = Field(default=0.6, gt=0, lt=1)
+    """Probability above which that head ends a turn (Unmute uses 0.6)."""
+
+    @property
+    def checkpoint(self) -> str | Path:
+        """What to load on this machine: a Hugging Face id (str) or an absolute folder (Path)."""
+        if is_hub_id(self.source):
+            return self.source
+        return (PROJECT_ROOT / self.source).resolve()
+
+
+class EngineSettings(_Group):
+    """The engine deployment: the replicas that hold the model."""
+
+    slots: int = Field(default=32, ge=1, le=4096)
+    """Concurrent sessions per engine replica."""
+
+    device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower_case)] = "auto"
+    """Where the model runs; `auto` takes the GPU Ray gave the replica, else the CPU."""
+
+    gpu: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """Accelerator type each replica asks Ray for (`L4`, `A100`, `H100`, ...); none for any GPU or no GPU at all."""
+
+    replicas: int = Field(default=1, ge=1, le=1000)
+    """Number of engine replicas."""
+
+    num_cpus: float = Field(default=1.0, ge=0)
+    """CPU cores Ray reserves per replica."""
+
+    num_gpus: float | None = Field(default=None, ge=0)
+    """GPUs Ray reserves per replica, fractions too; where missing, 1 if `gpu` is set or `device` is cuda, else 0."""
+
+    torch_threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads torch uses per replica on a CPU; where missing, as many as cores the process may run on."""
+
+    model_cache_dir: str | None = None
+    """Folder for downloaded checkpoints on the engine's machine; where missing, Hugging Face's own (`HF_HOME`)."""
+
+    max_wait_seconds: float = Field(default=0.005, ge=0, le=0.08)
+    """How long a ready frame waits for frames of other slots before a step starts without them."""
+
+    queue_frames: int = Field(default=32, ge=1, le=10_000)
+    """Frames (80 ms) buffered per slot."""
+
+    backlog_step_seconds: float = Field(default=0.02, gt=0, le=0.08)
+    """Longest step that backlogs (files, catch-up after a move) may cause, so that live frames never wait longer."""
+
+    min_headroom: float = Field(default=0.1, ge=0, lt=1)
+    """Admission closes when headroom, 1 - p95(step) / 80 ms, falls below this."""
+
+    health_check_period_seconds: float = Field(default=1.0, gt=0)
+    """Time between Serve's health checks; at 1 s a lost replica is replaced in 3-4 s instead of 11 s."""
+
+    health_check_timeout_seconds: float = Field(default=10.0, gt=0)
+    """How long a health check may take before Serve counts it as failed."""
+
+    graceful_shutdown_timeout_seconds: float = Field(default=30.0, ge=0)
+    """How long a stopping replica keeps its sessions while they move to other replicas; then Serve kills it."""
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _accelerator_type(cls, value: object) -> object:
+        """`none` means no type; Ray writes short names in capitals (L4, A10G) and compares them exactly."""
+        if not isinstance(value, str):
+            return value
+        if value.lower() == "none":
+            return None
+        return value if "-" in value or "_" in value else value.upper()
+
+    @property
+    def reserved_gpus(self) -> float:
+        """GPUs to reserve per replica: `num_gpus` with its default filled in."""
+        if self.num_gpus is not None:
+            return self.num_gpus
+        return 1.0 if self.gpu or self.device == "cuda" else 0.0
+
+    @model_validator(mode="after")
+    def _device_and_gpus_agree(self) -> Self:
+        if self.device == "cpu" and self.reserved_gpus:
+            asked = f"gpu {self.gpu}" if self.gpu else f"num_gpus {self.num_gpus:g}"
+            raise ValueError(f"device: expected auto or cuda together with {asked}, got 'cpu'")
+        if (self.gpu or self.device == "cuda") and not self.reserved_gpus:
+            # Ray hides every GPU from a replica that reserved none.
+            raise ValueError("num_gpus: expected more than 0 for an engine on a GPU, got 0")
+        return self
+
+
+class LinkSettings(_Group):
+    """The TCP connections between ingress replicas and engine replicas."""
+
+    host: str = Field(default="auto", min_length=1)
+    """Address the engine listens on and announces; `auto` is the node's own address."""
+
+    port: int = Field(default=0, ge=0, le=65_535)
+    """Port the engine listens on; 0 takes any free port (needed for several replicas on a node)."""
+
+    coalesce_seconds: float = Field(default=0.004, ge=0, le=0.08)
+    """How long messages are collected before one write sends them all."""
+
+    heartbeat_seconds: float = Field(default=1.0, gt=0)
+    """Time between heartbeats, both ways."""
+
+    timeout_seconds: float = Field(default=5.0, gt=0)
+    """Silence after which the other end counts as lost."""
+
+    max_message_bytes: int = Field(default=16 * MEBIBYTE, ge=64 * 1024, le=1024 * MEBIBYTE)
+    """Largest message; a session's history takes about 2 MiB."""
+
+    @model_validator(mode="after")
+    def _timeout_spans_heartbeats(self) -> Self:
+        if self.timeout_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"timeout_seconds: expected at least twice link.heartbeat_seconds ({self.heartbeat_seconds:g}), "
+                f"got {self.timeout_seconds:g}"
+            )
+        return self
+
+
+class IngressSettings(_Group):
+    """The ingress deployment: the replicas that clients talk to."""
+
+    replicas: int = Field(default=1, ge=1, le=1000)
+    """Number of ingress replicas."""
+
+    num_cpus: float = Field(default=1.0, ge=0)
+    """CPU cores Ray reserves per replica."""
+
+    admission_timeout_seconds: float = Field(default=0.9, gt=0, le=60)
+    """How long a new session waits for a slot before it hears "at capacity"."""
+
+    ping_seconds: float = Field(default=10.0, gt=0)
+    """Time between keep-alive pings on an idle connection."""
+
+    max_message_bytes: int = Field(default=16 * MEBIBYTE, ge=1024, le=16 * MEBIBYTE)
+    """Largest message a client may send; Serve's proxy itself stops at 16 MiB."""
+
+    slow_client_seconds: float = Field(default=10.0, gt=0)
+    """How long a client may leave its events unread before the session ends."""
+
+
+class SessionSettings(_Group):
+    """The life of one session."""
+
+    idle_audio_timeout_seconds: float = Field(default=30.0, gt=0)
+    """A session that gets no audio for this long ends."""
+
+    max_session_seconds: float = Field(default=3600.0, gt=0)
+    """Longest duration of a session."""
+
+    flush_silence_seconds: float = Field(default=1.0, ge=0, le=10)
+    """Silence fed at a flush on top of the model's delay, to get the last words out."""
+
+    event_buffer: int = Field(default=1024, ge=16)
+    """Events buffered per session for a client that reads slowly."""
+
+    window_frames: int = Field(default=24, ge=1, le=10_000)
+    """Frames (80 ms) in flight to the engine without a result; at most `engine.queue_frames`."""
+
+
+class Settings(_Group):
+    """Everything that can be set."""
+
+    app_name: str = Field(default="stt", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    """Name of the service in logs and metrics."""
+
+    model: str = "demo"
+    """A name in `configs/models`, a model file, a checkpoint folder, or a Hugging Face id (`organisation/name`)."""
+
+    engine: EngineSettings = EngineSettings()
+    """The deployment that holds the model."""
+
+    link: LinkSettings = LinkSettings()
+    """The connections between the two deployments."""
+
+    ingress: IngressSettings = IngressSettings()
+    """The deployment that clients talk to."""
+
+    session: SessionSettings = SessionSettings()
+    """The life of one session."""
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower_case)] = (
+        "info"
+    )
+    """Least severe level that is logged."""
+
+    log_format: Literal["json", "console"] = "json"
+    """One JSON object per line, or lines for people."""
+
+    _model_settings: ModelSettings = PrivateAttr()
+
+    @property
+    def model_settings(self) -> ModelSettings:
+        """What `model` stands for; travels with this object, so replicas need no model file."""
+        return self._model_settings
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_known(cls, value: str) -> str:
+        resolve_model(value)
+        return value
+
+    @model_validator(mode="after")
+    def _window_fits_queue(self) -> Self:
+        if self.session.window_frames > self.engine.queue_frames:
+            raise ValueError(
+                f"session.window_frames: expected at most engine.queue_frames ({self.engine.queue_frames}), "
+                f"got {self.session.window_frames}"
+            )
+        self._model_settings = resolve_model(self.model)
+        return self
+
+
+ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], object]]] = MappingProxyType(
+    {
+        "KYUTAI_APP_NAME": (("app_name",), str),
+        "MODEL_NAME": (("model",), str),
+        "BATCH_SIZE": (("engine", "slots"), int),
+        "MAX_CONCURRENT_SESSIONS": (("engine", "slots"), int),
+        "KYUTAI_GPU": (("engine", "gpu"), str),
+        "LOOM_MODEL_DEVICE": (("engine", "device"), str),
+        "LOOM_MODEL_CACHE_DIR": (("engine", "model_cache_dir"), str),
+        "IDLE_AUDIO_TIMEOUT_SECONDS": (("session", "idle_audio_timeout_seconds"), float),
+        "MAX_SESSION_SECONDS": (("session", "max_session_seconds"), float),
+        "LOOM_LOG_LEVEL": (("log_level",), str),
+    }
+)
+"""Environment variables: the key each sets, and how its text is read. The names are those of the earlier services."""
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read a Serve config file and the environment.
+
+    Raises `SettingsError` where the file is missing, is no YAML, describes another application, or has a wrong setting.
+    """
+    document = _read_yaml(path)
+    applications = document.get("applications")
+    if not isinstance(applications, list) or not applications or not isinstance(applications[0], Mapping):
+        raise SettingsError([f"{path}: applications: expected a list with one application, got {applications!r}"])
+    import_path = applications[0].get("import_path")
+    if import_path != IMPORT_PATH:
+        raise SettingsError([f"{path}: applications[0].import_path: expected {IMPORT_PATH!r}, got {import_path!r}"])
+    args = applications[0].get("args")
+    if args is not None and not isinstance(args, Mapping):
+        raise SettingsError([f"{path}: applications[0].args: expected a mapping, got {args!r}"])
+    return from_args(args or {}, environ, origin=str(path))
+
+
+def from_args(
+    args: Mapping[str, Any], environ: Mapping[str, str] = os.environ, origin: str = DEFAULT_ORIGIN
+) -> Settings:
+    """Build the settings from an application's `args` and the environment; `origin` names the file in messages.
+
+    The environment wins; an empty variable counts as unset. Raises `SettingsError`.
+    """
+    # A group whose every key is commented out reads as None in YAML: that is an empty group, not a mistake.
+    groups = {name for name, field in Settings.model_fields.items() if _group_of(field.annotation)}
+    values = {
+        key: {} if value is None and key in groups else dict(value) if isinstance(value, Mapping) else value
+        for key, value in args.items()
+    }
+    sources: dict[tuple[str, ...], str] = {}
+    for variable, (key, convert) in ENVIRONMENT.items():
+        text = environ.get(variable, "").strip()
+        if not text:
+            continue
+        try:
+            value = convert(text)
+        except ValueError:
+            value = text  # The validation below says what was expected.
+        group: Any = values
+        for name in key[:-1]:
+            group = group.setdefault(name, {})
+        if not isinstance(group, dict):
+            continue  # The file has something else where the group belongs; the validation below says so.
+        if key in sources and group[key[-1]] != value:
+            both, first = f"{sources[key]} and {variable}", group[key[-1]]
+            raise SettingsError(
+                [f"environment: {both}: expected one value of {'.'.join(key)}, got {first!r} and {value!r}"]
+            )
+        group[key[-1]] = value
+        sources[key] = f"{sources[key]}, {variable}" if key in sources else variable
+    return _validate(Settings, values, origin, sources)
+
+
+def resolve_model(model: str) -> ModelSettings:
+    """Turn the setting `model` into the facts of that model.
+
+    Raises `ValueError` where no such model exists, `SettingsError` where its file has a wrong key.
+    """
+    names = sorted(file.stem for file in MODELS_FOLDER.glob("*.yaml"))
+    if model in names:
+        return _read_model_file(MODELS_FOLDER / f"{model}.yaml")
+    path = Path(model).expanduser()
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise ValueError(f"expected a model file that exists, got {model!r}")
+        return _read_model_file(path.resolve())
+    # An absolute folder may exist on the engines' machines only; a relative one travels with the application.
+    if path.is_absolute() or path.is_dir():
+        return ModelSettings(source=_portable(path))
+    if is_hub_id(model):
+        for name in names:
+            known = _read_model_file(MODELS_FOLDER / f"{name}.yaml")
+            if known.source == model:
+                return known
+        return ModelSettings(source=model)
+    raise ValueError(
+        f"expected one of {', '.join(names)}, a model file, a checkpoint folder or a Hugging Face id, "
+        f"got {model!r}{_did_you_mean(model, names)}"
+    )
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source reads `organisation/name`; a folder of that shape is written `./folder/name`."""
+    return _HUB_ID.fullmatch(source) is not None
+
+
+def _read_model_file(path: Path) -> ModelSettings:
+    """Read one model file; a relative `source` in it is relative to the file."""
+    model = _validate(ModelSettings, _read_yaml(path), _display(path), {})
+    if is_hub_id(model.source):
+        return model
+    return model.model_copy(update={"source": _portable(path.parent / Path(model.source).expanduser())})
+
+
+def _portable(folder: Path) -> str:
+    """Write a folder so that every machine finds it: relative to the project where it is inside, else absolute."""
+    folder = folder.resolve()
+    return f"./{folder.relative_to(PROJECT_ROOT)}" if folder.is_relative_to(PROJECT_ROOT) else str(folder)
+
+
+def _display(path: Path) -> str:
+    return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([f"{_display(path)}: expected a readable file, got: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{_display(path)}: expected YAML, got: {' '.join(str(error).split())}"]) from error
+    if not isinstance(document, dict):
+        raise SettingsError([f"{_display(path)}: expected a mapping, got {document!r}"])
+    return document
+
+
+def _validate(
+    model: type[_Model], values: Mapping[str, Any], origin: str, sources: Mapping[tuple[str, ...], str]
+) -> _Model:
+    """Validate, and raise all problems as one `SettingsError`; `sources` names the variables that set keys."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors(include_url=False):
+            location = tuple(str(part) for part in problem["loc"])
+            where = f"environment variable {sources[location]}" if location in sources else origin
+            problems.append(f"{where}: {_describe(model, location, problem)}")
+        raise SettingsError(problems) from None
+
+
+def _describe(model: type[BaseModel], location: tuple[str, ...], problem: Mapping[str, Any]) -> str:
+    """Say in one line which key is wrong, what was expected and what came."""
+    key, kind, message = ".".join(location), problem["type"], problem["msg"]
+    if kind in {"extra_forbidden", "invalid_key"}:
+        return f"{key}: unknown key{_suggest(model, location)}"
+    if kind == "missing":
+        return f"{key}: expected a value, got none"
+    if kind == "value_error":
+        text = str(problem["ctx"]["error"])
+        # A rule across keys starts its message with the key, relative to the group it was checked on.
+        if isinstance(problem["input"], Mapping):
+            return f"{key}.{text}" if key else text
+        return f"{key}: {text}"
+    if kind == "string_pattern_mismatch":
+        message = f"expected text that matches {problem['ctx']['pattern']}"
+    elif kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        message = f"expected {words} {problem['ctx'][name]}"
+    elif kind in {"model_type", "model_attributes_type", "dict_type"}:
+        message = "expected a group of keys"
+    return f"{key}: {re.sub(r'^[A-Z][a-z]+ should (be |have )?', 'expected ', message)}, got {problem['input']!r}"
+
+
+def _suggest(model: type[BaseModel], location: tuple[str, ...]) -> str:
+    """Find the key an unknown one was probably meant to be: in its own group first, then in every other."""
+    group: type[BaseModel] = model
+    for name in location[:-1]:
+        group = _group_of(group.model_fields[name].annotation) or group
+    siblings = list(group.model_fields)
+    hint = _did_you_mean(location[-1], siblings)
+    if hint:
+        return hint
+    for name, field in model.model_fields.items():
+        other = _group_of(field.annotation)
+        if other and location[-1] in other.model_fields:
+            return f"; did you mean {name + '.' + location[-1]!r}?"
+    return f"; expected one of {', '.join(siblings)}"
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _group_of(annotation: object) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

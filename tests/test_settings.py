@@ -1,0 +1,281 @@
+"""Settings: files, environment, messages."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app.settings import (
+    ENVIRONMENT,
+    MODELS_FOLDER,
+    PROJECT_ROOT,
+    Settings,
+    SettingsError,
+    from_args,
+    is_hub_id,
+    load,
+    resolve_model,
+)
+
+SERVE_CONFIG = PROJECT_ROOT / "serve_config.yaml"
+
+
+def problems_of(args: dict, environ: dict | None = None) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as error:
+        from_args(args, environ or {}, origin="here.yaml")
+    return error.value.problems
+
+
+def write_config(folder: Path, text: str) -> Path:
+    path = folder / "serve.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_our_serve_config_is_valid_for_us_and_for_ray() -> None:
+    settings = load(SERVE_CONFIG, {})
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8")))
+    assert [(app.name, app.route_prefix, app.import_path) for app in schema.applications] == [
+        ("stt", "/", "serve_app.app:build")
+    ]
+    assert from_args(schema.applications[0].args, {}) == settings
+    assert schema.http_options.host == "127.0.0.1"
+
+
+def test_our_serve_config_says_what_the_defaults_are() -> None:
+    assert load(SERVE_CONFIG, {}) == Settings()
+
+
+def test_every_key_is_described() -> None:
+    def undescribed(group: type[BaseModel], prefix: str) -> list[str]:
+        missing = []
+        for name, field in group.model_fields.items():
+            if not field.description:
+                missing.append(prefix + name)
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                missing += undescribed(field.annotation, f"{prefix}{name}.")
+        return missing
+
+    assert undescribed(Settings, "") == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "key", "expected"),
+    [
+        ("KYUTAI_APP_NAME", "talk", "app_name", "talk"),
+        ("MODEL_NAME", "stt-2.6b-en", "model", "stt-2.6b-en"),
+        ("BATCH_SIZE", "7", "engine.slots", 7),
+        ("MAX_CONCURRENT_SESSIONS", "9", "engine.slots", 9),
+        ("KYUTAI_GPU", "l40s", "engine.gpu", "L40S"),
+        ("LOOM_MODEL_DEVICE", "cpu", "engine.device", "cpu"),
+        ("LOOM_MODEL_CACHE_DIR", "cache", "engine.model_cache_dir", "cache"),
+        ("IDLE_AUDIO_TIMEOUT_SECONDS", "12.5", "session.idle_audio_timeout_seconds", 12.5),
+        ("MAX_SESSION_SECONDS", "60", "session.max_session_seconds", 60.0),
+        ("LOOM_LOG_LEVEL", "WARNING", "log_level", "warning"),
+    ],
+)
+def test_environment_wins_over_the_file(variable: str, text: str, key: str, expected: object) -> None:
+    args = {
+        "app_name": "file",
+        "model": "demo",
+        "engine": {"slots": 3, "device": "auto", "model_cache_dir": "file"},
+        "session": {"idle_audio_timeout_seconds": 1, "max_session_seconds": 2},
+        "log_level": "error",
+    }
+    value: object = from_args(args, {variable: text})
+    for name in key.split("."):
+        value = getattr(value, name)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def test_every_variable_names_an_existing_key() -> None:
+    for key, _ in ENVIRONMENT.values():
+        value: object = Settings()
+        for name in key:
+            assert hasattr(value, name)
+            value = getattr(value, name)
+
+
+def test_empty_variables_count_as_unset() -> None:
+    assert from_args({}, dict.fromkeys(ENVIRONMENT, "  ")) == Settings()
+
+
+def test_two_names_for_slots_may_agree_but_not_differ() -> None:
+    assert from_args({}, {"BATCH_SIZE": "8", "MAX_CONCURRENT_SESSIONS": "8"}).engine.slots == 8
+    (problem,) = problems_of({}, {"BATCH_SIZE": "8", "MAX_CONCURRENT_SESSIONS": "9"})
+    assert problem == (
+        "environment: BATCH_SIZE and MAX_CONCURRENT_SESSIONS: expected one value of engine.slots, got 8 and 9"
+    )
+
+
+def test_a_wrong_variable_is_named() -> None:
+    assert problems_of({"engine": {"slots": 4}}, {"BATCH_SIZE": "eight"}) == (
+        "environment variable BATCH_SIZE: engine.slots: expected a valid integer, got 'eight'",
+    )
+    assert problems_of({}, {"MAX_SESSION_SECONDS": "inf"}) == (
+        "environment variable MAX_SESSION_SECONDS: session.max_session_seconds: expected a finite number, got inf",
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ({"engine": {"slots": 0}}, "engine.slots: expected at least 1, got 0"),
+        ({"engine": {"slots": True}}, "engine.slots: expected a valid integer, got True"),
+        ({"engine": {"slots": "8"}}, "engine.slots: expected a valid integer, got '8'"),
+        ({"engine": {"min_headroom": 1}}, "engine.min_headroom: expected less than 1.0, got 1"),
+        ({"engine": {"min_headroom": float("nan")}}, "engine.min_headroom: expected a finite number, got nan"),
+        ({"engine": {"device": "gpu"}}, "engine.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'"),
+        ({"engine": {"slot": 4}}, "engine.slot: unknown key; did you mean 'slots'?"),
+        ({"slots": 4}, "slots: unknown key; did you mean 'engine.slots'?"),
+        ({"modle": "demo"}, "modle: unknown key; did you mean 'model'?"),
+        ({"model_settings": {}}, "model_settings: unknown key"),
+        ({"session": 5}, "session: expected a group of keys, got 5"),
+        ({"log_format": None}, "log_format: expected 'json' or 'console', got None"),
+        ({"app_name": "two words"}, "app_name: expected text that matches"),
+        ({"link": {"port": 70_000}}, "link.port: expected at most 65535, got 70000"),
+        ({"link": {"timeout_seconds": 1}}, "link.timeout_seconds: expected at least twice link.heartbeat_seconds (1)"),
+        ({"engine": {"device": "cpu", "gpu": "L4"}}, "engine.device: expected auto or cuda together with gpu L4"),
+        ({"engine": {"device": "cpu", "num_gpus": 0.5}}, "engine.device: expected auto or cuda together with num_gpus"),
+        ({"engine": {"gpu": "L4", "num_gpus": 0}}, "engine.num_gpus: expected more than 0"),
+        (
+            {"session": {"window_frames": 33}},
+            "session.window_frames: expected at most engine.queue_frames (32), got 33",
+        ),
+        ({"model": "demmo"}, "model: expected one of demo, stt-1b-en_fr, stt-2.6b-en, a model file, a checkpoint"),
+        ({"model": "nowhere.yaml"}, "model: expected a model file that exists, got 'nowhere.yaml'"),
+    ],
+)
+def test_a_wrong_setting_says_where_and_what(args: dict, expected: str) -> None:
+    (problem,) = problems_of(args)
+    assert problem.startswith(f"here.yaml: {expected}")
+
+
+def test_all_problems_are_reported_at_once_one_per_line() -> None:
+    with pytest.raises(SettingsError) as error:
+        from_args({"nonsense": 1, "engine": {"slots": -1}, "link": {"heartbeat_seconds": 0}}, {"KYUTAI_GPU": "a b"})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4
+    assert {line.split(": ")[0] for line in lines} == {"serve_config.yaml", "environment variable KYUTAI_GPU"}
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+
+
+def test_a_group_with_every_key_commented_out_is_empty() -> None:
+    assert from_args({"engine": None}, {"BATCH_SIZE": "5"}).engine.slots == 5
+
+
+def test_the_file_is_not_changed_by_the_environment() -> None:
+    args = {"engine": {"slots": 3}}
+    from_args(args, {"BATCH_SIZE": "5"})
+    assert args == {"engine": {"slots": 3}}
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu", "reserved"),
+    [
+        ({}, None, 0),
+        ({"device": "cuda"}, None, 1),
+        ({"gpu": "H100"}, "H100", 1),
+        ({"gpu": "none"}, None, 0),
+        ({"gpu": "a10g", "num_gpus": 0.25}, "A10G", 0.25),
+        ({"gpu": "Intel-GPU-Max-1550"}, "Intel-GPU-Max-1550", 1),
+    ],
+)
+def test_gpus(engine: dict, gpu: str | None, reserved: float) -> None:
+    settings = from_args({"engine": engine}, {}).engine
+    assert (settings.gpu, settings.reserved_gpus) == (gpu, reserved)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("applications: [", "expected YAML, got"),
+        ("- 1", "expected a mapping, got [1]"),
+        ("{}", "applications: expected a list with one application, got None"),
+        ("applications: []", "applications: expected a list with one application, got []"),
+        ("applications: [{import_path: 'other:app'}]", "applications[0].import_path: expected 'serve_app.app:build'"),
+        ("applications: [{import_path: 'serve_app.app:build', args: 3}]", "applications[0].args: expected a mapping"),
+        (
+            "applications: [{import_path: 'serve_app.app:build', args: {log_level: loud}}]",
+            "log_level: expected 'debug'",
+        ),
+    ],
+)
+def test_a_wrong_serve_config_file(tmp_path: Path, text: str, expected: str) -> None:
+    path = write_config(tmp_path, text)
+    with pytest.raises(SettingsError) as error:
+        load(path, {})
+    (problem,) = error.value.problems
+    assert problem.startswith(f"{path}: {expected}")
+
+
+def test_a_missing_serve_config_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none\.yaml: expected a readable file, got: No such file"):
+        load(tmp_path / "none.yaml", {})
+
+
+def test_a_serve_config_file_without_args_has_the_defaults(tmp_path: Path) -> None:
+    path = write_config(tmp_path, "applications: [{import_path: 'serve_app.app:build'}]")
+    assert load(path, {}) == Settings()
+
+
+@pytest.mark.parametrize("file", sorted(MODELS_FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_our_model_files(file: Path) -> None:
+    model = resolve_model(file.stem)
+    assert model == resolve_model(str(file))
+    assert model.description
+    assert is_hub_id(model.source) or model.checkpoint == file.with_suffix("")
+
+
+def test_official_delays() -> None:
+    assert resolve_model("stt-1b-en_fr").audio_delay_frames == 6
+    assert resolve_model("stt-2.6b-en").audio_delay_frames == 32
+
+
+def test_a_hub_id_finds_its_model_file() -> None:
+    assert resolve_model("kyutai/stt-2.6b-en") == resolve_model("stt-2.6b-en")
+    other = resolve_model("somebody/another-model")
+    assert (other.checkpoint, other.audio_delay_frames) == ("somebody/another-model", None)
+
+
+def test_a_model_file_finds_its_checkpoint_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("source: weights\npause_threshold: 0.5\n", encoding="utf-8")
+    model = from_args({"model": str(file)}, {}).model_settings
+    assert model.checkpoint == (tmp_path / "weights").resolve()
+    assert model.pause_threshold == 0.5
+
+
+def test_a_checkpoint_folder_may_exist_on_other_machines_only(tmp_path: Path) -> None:
+    assert resolve_model(str(tmp_path / "elsewhere")).checkpoint == (tmp_path / "elsewhere").resolve()
+
+
+def test_a_relative_checkpoint_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("a/b").checkpoint == (tmp_path / "a" / "b").resolve()
+    assert resolve_model("c/d").checkpoint == "c/d"
+
+
+def test_a_wrong_key_in_a_model_file_names_that_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("source: weights\npause_treshold: 0.5\n", encoding="utf-8")
+    with pytest.raises(SettingsError) as error:
+        from_args({"model": str(file)}, {})
+    assert error.value.problems == (f"{file}: pause_treshold: unknown key; did you mean 'pause_threshold'?",)
+
+
+def test_settings_travel_with_their_model() -> None:
+    settings = from_args({"model": "stt-1b-en_fr", "engine": {"slots": 5}}, {})
+    copy = pickle.loads(pickle.dumps(settings))
+    assert copy == settings
+    assert copy.model_settings == settings.model_settings == resolve_model("stt-1b-en_fr")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().engine.slots = 3  # type: ignore[misc]
