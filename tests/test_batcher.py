@@ -24,12 +24,12 @@ class Outcome:
         self.frames: dict[int, list[int]] = defaultdict(list)
         self.codes: dict[int, list[np.ndarray]] = defaultdict(list)
         self.errors: dict[int, SpeechError] = {}
-        self.widths: list[int] = []
+        self.steps: list[list[int]] = []
         self._changed = threading.Condition()
 
     def on_results(self, results: Results) -> None:
         with self._changed:
-            self.widths.append(len(results.streams))
+            self.steps.append(results.streams.tolist())
             for row, stream in enumerate(results.streams.tolist()):
                 self.tokens[stream].append(int(results.tokens[row]))
                 self.frames[stream].append(int(results.frames[row]))
@@ -126,7 +126,7 @@ def test_streams_side_by_side_get_the_tokens_they_get_alone(running, demo_model,
             outcome.wait_for_results(stream, start + 5)
     assert [outcome.tokens[stream] for stream in streams] == expected
     assert all(outcome.frames[stream] == list(range(60)) for stream in streams)
-    assert max(outcome.widths) > 1
+    assert max(len(step) for step in outcome.steps) > 1
 
 
 @hypothesis_settings(max_examples=5, deadline=None)
@@ -318,12 +318,16 @@ def test_backlogs_do_not_keep_live_frames_from_the_next_step(running, clip, demo
     for stream in backlogs:  # use the credit up
         feed_all(batcher, outcome, stream, np.tile(clip.frames[:1], (60, 1)), piece=60)
     live = batcher.open()
+    model.blocked = threading.Event()
+    model.stepping.clear()
     for stream in backlogs:
         assert batcher.feed(stream, np.tile(clip.frames[:1], (40, 1)))
-    steps_before = len(outcome.widths)
+    assert model.stepping.wait(TIMEOUT_SECONDS)
+    steps_before = len(outcome.steps)
     assert batcher.feed(live, clip.frames[:1])
+    model.blocked.set()
     outcome.wait_for_results(live, 1)
-    assert len(outcome.widths) - steps_before <= 2
+    assert live in outcome.steps[steps_before + 1]
     for stream in backlogs:
         outcome.wait_for_results(stream, 100)
 

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from serve_app.ingress.serve_engines import ServeEngines
 from serve_app.protocols.conversation import converse
 from serve_app.protocols.stream_v1 import StreamV1
+from serve_app.session.engines import EnginePool
 from serve_app.session.session import Session
 from serve_app.settings import Settings
 from serve_app.telemetry import IngressMetrics, get_logger, render, session_context
@@ -25,7 +25,7 @@ _log = get_logger(__name__)
 class Ingress:
     """One ingress replica's routes and what they share."""
 
-    def __init__(self, settings: Settings, engines: ServeEngines, metrics: IngressMetrics) -> None:
+    def __init__(self, settings: Settings, engines: EnginePool, metrics: IngressMetrics) -> None:
         self._settings = settings
         self._engines = engines
         self._metrics = metrics
@@ -86,7 +86,7 @@ class Ingress:
                 "replica": os.getpid(),
                 "uptime_seconds": round(time.time() - self._started_at, 1),
                 "sessions_open": len(self._sessions),
-                "engines": self._engines.loads(),
+                "engines": dict(self._engines.loads()),
             }
         )
 

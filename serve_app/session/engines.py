@@ -1,5 +1,6 @@
 """What a session needs of the engines: somebody who opens streams. The ingress has one on Ray, tests one without."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -28,3 +29,20 @@ class Engines(Protocol):
 
     async def open(self, session_id: str, listener: StreamListener) -> EngineStream:
         """Take a slot. Raises AtCapacity, within a second or so, if there is none, and EngineLost if that fails."""
+
+
+class EnginePool(Engines, Protocol):
+    """Engines as an ingress replica holds them: for many sessions, from its start to its end."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an engine with a loaded model is there."""
+
+    def loads(self) -> Mapping[str, Mapping[str, float]]:
+        """The latest load report of each connected engine, by name."""
+
+    def start(self) -> None:
+        """Start looking for engines."""
+
+    async def stop(self) -> None:
+        """Let all engines go."""

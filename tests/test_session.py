@@ -1,0 +1,273 @@
+"""Sessions against a real engine (the demo model) over a real link, without Ray."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from conftest import DirectEngines, running_engines
+from prometheus_client import CollectorRegistry
+
+from serve_app.errors import AtCapacity, EngineLost, IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, StepFailed
+from serve_app.session.session import Done, Flushed, Session
+from serve_app.settings import ModelSettings, SessionSettings
+from serve_app.speech import SAMPLE_RATE_HZ
+from serve_app.telemetry import IngressMetrics
+from serve_app.transcript import Token, TurnEnd, Word
+
+CHUNK = 2_000
+"""Samples per call: not a whole number of frames."""
+
+
+def new_session(engines: DirectEngines, **settings) -> Session:
+    return Session(
+        "session-1",
+        engines,
+        SessionSettings(**settings),
+        ModelSettings(source="demo"),
+        IngressMetrics(CollectorRegistry()),
+    )
+
+
+@asynccontextmanager
+async def opened(engines: DirectEngines, **settings):
+    session = new_session(engines, **settings)
+    await session.open()
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+async def collect(session: Session) -> list:
+    return [event async for event in session.events()]
+
+
+async def speak(session: Session, samples: np.ndarray) -> None:
+    for start in range(0, len(samples), CHUNK):
+        await session.feed(samples[start : start + CHUNK])
+
+
+def words(events: list) -> list[str]:
+    return [event.text for event in events if isinstance(event, Word)]
+
+
+async def no_slot_used(engines: DirectEngines) -> None:
+    async with asyncio.timeout(5):
+        while engines.slots_used():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_clip_becomes_its_words_at_their_times(engines, clip):
+    async with opened(engines) as session:
+        reading = asyncio.create_task(collect(session))
+        await speak(session, clip.samples)
+        await session.end()
+        events = await reading
+    heard = [event for event in events if isinstance(event, Word)]
+    assert [word.text for word in heard] == clip.words
+    for word, (start, end) in zip(heard, clip.times, strict=True):
+        assert word.start_s == pytest.approx(start, abs=0.3)
+        assert word.end_s == pytest.approx(end, abs=0.4)
+    assert "".join(event.text for event in events if isinstance(event, Token)).split() == clip.words
+    assert events[-1] == Done(len(clip.samples) / SAMPLE_RATE_HZ)
+    await no_slot_used(engines)
+
+
+async def test_sessions_side_by_side_hear_only_their_own_clip(engines, clips):
+    async def hold(clip) -> list:
+        async with opened(engines) as session:
+            reading = asyncio.create_task(collect(session))
+            await speak(session, clip.samples)
+            await session.end()
+            return words(await reading)
+
+    async with asyncio.TaskGroup() as group:
+        sessions = [(clip, group.create_task(hold(clip))) for clip in clips[:6]]
+    for clip, heard in sessions:
+        assert heard.result() == clip.words, clip.path.name
+
+
+async def test_a_flush_brings_out_what_was_said_and_the_clock_goes_on(engines, clip):
+    """Flushed after each word: the same words, at the times of an undisturbed session, and none is late."""
+    async with opened(engines) as session:
+        events = session.events()
+        heard: list[Word] = []
+        position = 0
+        for _, end in [*clip.times, (0, len(clip.samples) / SAMPLE_RATE_HZ)]:
+            cut = min(len(clip.samples), int((end + 0.05) * SAMPLE_RATE_HZ)) if end else len(clip.samples)
+            await speak(session, clip.samples[position:cut])
+            position = max(position, cut)
+            await session.flush()
+            async for event in events:
+                if isinstance(event, Word):
+                    heard.append(event)
+                if isinstance(event, Flushed):
+                    break
+        await session.end()
+        rest = [event async for event in events]
+    assert words(rest) == []
+    assert isinstance(rest[-1], Done)
+    assert rest[-1].audio_seconds == len(clip.samples) / SAMPLE_RATE_HZ
+    starts = [word.start_s for word in heard]
+    assert starts == sorted(starts)
+    assert all(word.end_s <= rest[-1].audio_seconds for word in heard)
+    matching = [
+        (word, time) for word, time, text in zip(heard, clip.times, clip.words, strict=False) if word.text == text
+    ]
+    assert len(matching) >= len(clip.words) - 1  # cutting the stream after a word may cost one of them
+    for word, (start, _) in matching:
+        assert word.start_s == pytest.approx(start, abs=0.35)
+
+
+async def test_flush_without_audio_answers_at_once(engines):
+    async with opened(engines) as session:
+        for _ in range(3):
+            await session.flush()
+        await session.end()
+        assert await collect(session) == [Flushed(), Flushed(), Flushed(), Done(0.0)]
+
+
+async def test_a_turn_ends_once_after_speech(engines, clip):
+    async with opened(engines) as session:
+        reading = asyncio.create_task(collect(session))
+        await speak(session, np.concatenate([clip.samples, np.zeros(5 * SAMPLE_RATE_HZ, np.float32)]))
+        await session.end()
+        events = await reading
+    last_word = max(index for index, event in enumerate(events) if isinstance(event, Word))
+    assert [type(event) for event in events[last_word + 1 :]] == [TurnEnd, Done]
+
+
+async def test_a_fast_feeder_is_held_back_to_a_window(engines, clip):
+    async with opened(engines, window_frames=4) as session:
+        reading = asyncio.create_task(collect(session))
+        in_flight = []
+
+        async def watch() -> None:
+            while True:
+                in_flight.append(session._sent_frames - session._received_frames)
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        await session.feed(np.tile(clip.samples, 3))
+        await session.end()
+        watching.cancel()
+        await reading
+    assert max(in_flight) == 4
+
+
+async def test_a_reader_that_stops_holds_the_feeder_back_and_loses_nothing(engines, clip):
+    async with opened(engines, event_buffer=16) as session:
+        feeding = asyncio.create_task(speak(session, np.tile(clip.samples, 6)))
+        await asyncio.sleep(2)
+        assert not feeding.done()
+        reading = asyncio.create_task(collect(session))
+        await feeding
+        await session.end()
+        assert len(words(await reading)) >= 6 * len(clip.words) - 3
+
+
+async def test_no_audio_for_too_long_ends_the_session(engines, clip):
+    async with opened(engines, idle_audio_timeout_seconds=0.3) as session:
+        await session.feed(clip.samples[:10_000])
+        with pytest.raises(IdleTimeout, match=r"got none for 0\.3 s"):
+            await collect(session)
+        with pytest.raises(IdleTimeout):
+            await session.feed(clip.samples[:10])
+
+
+async def test_the_longest_duration_ends_the_session_although_audio_comes(engines, clip):
+    async with opened(engines, max_session_seconds=0.5) as session:
+        with pytest.raises(SessionTooLong):
+            while True:
+                await session.feed(clip.samples[:1_000])
+                await asyncio.sleep(0.02)
+
+
+async def test_calls_in_the_wrong_order_are_refused(engines, clip):
+    session = new_session(engines)
+    with pytest.raises(InvalidMessage, match="live, this one is new"):
+        await session.feed(clip.samples)
+    await session.open()
+    await session.end()
+    for call in (session.feed(clip.samples), session.flush(), session.end()):
+        with pytest.raises(InvalidMessage, match="live, this one is ending"):
+            await call
+    await session.close()
+    with pytest.raises(InvalidMessage, match="this one is over"):
+        await session.flush()
+
+
+async def test_close_is_safe_at_any_moment_and_frees_the_slot(engines, clip):
+    session = new_session(engines)
+    await session.close()
+    for wait_s in (0.0, 0.01, 0.1):
+        async with opened(engines) as session:
+            feeding = asyncio.create_task(speak(session, np.tile(clip.samples, 10)))
+            reading = asyncio.create_task(collect(session))
+            await asyncio.sleep(wait_s)
+            for task in (feeding, reading):
+                task.cancel()
+            await asyncio.gather(feeding, reading, return_exceptions=True)
+        await session.close()
+        await no_slot_used(engines)
+
+
+async def test_full_is_at_capacity(engines):
+    sessions = [new_session(engines) for _ in range(8)]
+    for session in sessions:
+        await session.open()
+    with pytest.raises(AtCapacity):
+        await new_session(engines).open()
+    for session in sessions:
+        await session.close()
+
+
+async def test_a_lost_engine_ends_the_session_with_its_error(engines, clip):
+    async with opened(engines) as session:
+        reading = asyncio.create_task(collect(session))
+        await session.feed(clip.samples[:10_000])
+        await engines.link.close()
+        with pytest.raises(EngineLost, match="engine-1"):
+            await reading
+        with pytest.raises(EngineLost):
+            await speak(session, clip.samples)
+
+
+async def test_a_model_that_fails_ends_the_session_with_its_error(demo_model, clip):
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(demo_model, name)
+
+        def step(self, slots, frames):
+            raise RuntimeError("no such kernel")
+
+    async with running_engines(Failing()) as engines, opened(engines) as session:
+        await session.feed(clip.samples[:10_000])
+        with pytest.raises(StepFailed, match="no such kernel"):
+            await collect(session)
+
+
+async def test_more_events_than_the_buffer_holds_is_a_slow_client(engines, clip):
+    """Only possible for events that no audio causes, which the feeder's brake does not see: a storm of flushes."""
+    async with opened(engines, event_buffer=16) as session:
+        with pytest.raises(SlowClient, match="16 are waiting"):
+            while True:
+                await session.flush()
+
+
+async def test_the_metrics_count_what_happened(engines, clip):
+    session = new_session(engines)
+    await session.open()
+    reading = asyncio.create_task(collect(session))
+    await speak(session, clip.samples)
+    await session.end()
+    await reading
+    await session.close()
+    value = session._metrics.registry.get_sample_value
+    assert value("stt_words_total") == len(clip.words)
+    assert value("stt_tokens_total") >= len(clip.words)
+    assert value("stt_frames_total") >= len(clip.samples) / 1_920
+    assert value("stt_result_seconds_count") == value("stt_frames_total")
+    assert value("stt_first_token_seconds_count") == 1
+    assert value("stt_admission_seconds_count") == 1

@@ -1,0 +1,341 @@
+"""`WS /v1/stream` from a client's point of view: real uvicorn, real WebSockets, a real engine, no Ray."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+import websockets
+from conftest import DirectEngines
+from prometheus_client import CollectorRegistry
+from websockets.asyncio.client import ClientConnection
+
+from serve_app import settings as settings_module
+from serve_app.ingress.routes import Ingress
+from serve_app.telemetry import IngressMetrics
+
+FLUSH, END = '{"type": "flush"}', '{"type": "end"}'
+
+
+class Service:
+    """A running ingress."""
+
+    def __init__(self, port: int, engines: DirectEngines, metrics: IngressMetrics) -> None:
+        self.port = port
+        self.engines = engines
+        self.metrics = metrics
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/v1/stream"
+
+    def outcomes(self, code: str) -> float:
+        return self.metrics.registry.get_sample_value("stt_sessions_total", {"outcome": code}) or 0.0
+
+    async def wait_until_empty(self) -> None:
+        """Every slot is free again, and no session open."""
+        async with asyncio.timeout(10):
+            while self.engines.slots_used() or self.metrics.registry.get_sample_value("stt_sessions_open"):
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def serving(engines: DirectEngines, **args) -> AsyncIterator[Service]:
+    settings = settings_module.from_args(args, environ={})
+    metrics = IngressMetrics(CollectorRegistry(), engines.loads)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(Ingress(settings, engines, metrics).application(), log_level="warning", lifespan="on")
+    )
+    running = asyncio.create_task(server.serve([listener]))
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    try:
+        yield Service(listener.getsockname()[1], engines, metrics)
+    finally:
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture
+async def service(engines) -> AsyncIterator[Service]:
+    async with serving(engines) as made:
+        yield made
+
+
+async def events_until_close(connection: ClientConnection) -> list[dict]:
+    events = []
+    with contextlib.suppress(websockets.ConnectionClosed):
+        while True:
+            async with asyncio.timeout(30):
+                events.append(json.loads(await connection.recv()))
+    return events
+
+
+def text(events: list[dict]) -> list[str]:
+    return "".join(event["text"] for event in events if event["type"] == "token").split()
+
+
+async def send_clip(connection: ClientConnection, samples: np.ndarray, piece_bytes: int = 7_680) -> None:
+    data = samples.astype("<f4").tobytes()
+    for start in range(0, len(data), piece_bytes):
+        await connection.send(data[start : start + piece_bytes])
+
+
+async def test_a_clip_becomes_tokens_and_a_clean_end(service, clip):
+    async with websockets.connect(service.url) as connection:
+        ready = json.loads(await connection.recv())
+        assert set(ready) == {"type", "session_id", "model"}
+        assert (ready["type"], ready["model"]) == ("ready", "demo")
+        await send_clip(connection, clip.samples)
+        await connection.send(END)
+        events = await events_until_close(connection)
+    assert text(events) == clip.words
+    assert events[-1] == {"type": "done", "audio_seconds": round(len(clip.samples) / 24_000, 3)}
+    assert {event["type"] for event in events} == {"token", "vad_end", "done"}
+    assert (connection.close_code, connection.close_reason) == (1000, "done")
+    await service.wait_until_empty()
+    assert service.outcomes("done") == 1
+
+
+@pytest.mark.parametrize("piece_bytes", [1_001, 4, 100_000])
+async def test_pieces_of_any_size_give_the_same_text(service, clip, piece_bytes):
+    samples = clip.samples[:12_000] if piece_bytes == 4 else clip.samples
+    async with websockets.connect(service.url) as connection:
+        await send_clip(connection, samples, piece_bytes)
+        await connection.send(END)
+        events = await events_until_close(connection)
+    assert events[-1]["audio_seconds"] == round(len(samples) / 24_000, 3)
+    if piece_bytes != 4:
+        assert text(events) == clip.words
+
+
+@pytest.mark.parametrize("end", [END, "EOS", b"EOS"])
+async def test_every_way_to_end(service, clip, end):
+    async with websockets.connect(service.url) as connection:
+        await send_clip(connection, clip.samples)
+        await connection.send(end)
+        events = await events_until_close(connection)
+    assert text(events) == clip.words
+    assert connection.close_code == 1000
+
+
+async def test_words_with_their_times_where_they_are_asked_for(service, clip):
+    async with websockets.connect(service.url + "?words=true") as connection:
+        await send_clip(connection, clip.samples)
+        await connection.send(END)
+        events = await events_until_close(connection)
+    words = [event for event in events if event["type"] == "word"]
+    assert [word["text"] for word in words] == clip.words
+    for word, (start, end) in zip(words, clip.times, strict=True):
+        assert word["start"] == pytest.approx(start, abs=0.3)
+        assert word["end"] == pytest.approx(end, abs=0.4)
+
+
+async def test_a_flush_brings_everything_out_and_the_session_goes_on(service, clip):
+    async with websockets.connect(service.url) as connection:
+        for _ in range(2):
+            await send_clip(connection, clip.samples)
+            await connection.send(FLUSH)
+            events = []
+            while not events or events[-1]["type"] != "flushed":
+                events.append(json.loads(await connection.recv()))
+            assert text(events) == clip.words
+        await connection.send(END)
+        assert (await events_until_close(connection))[-1]["type"] == "done"
+
+
+async def test_pings_when_idle(engines):
+    async with (
+        serving(engines, ingress={"ping_seconds": 0.1}) as service,
+        websockets.connect(service.url) as connection,
+    ):
+        kinds = [json.loads(await connection.recv())["type"] for _ in range(4)]
+    assert kinds == ["ready", "ping", "ping", "ping"]
+
+
+async def test_full_is_said_at_once_and_disturbs_nobody(service, clip):
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(websockets.connect(service.url)) for _ in range(8)]
+        for connection in connections:
+            assert json.loads(await connection.recv())["type"] == "ready"
+        async with websockets.connect(service.url) as refused:
+            (error,) = await events_until_close(refused)
+        assert error["code"] == "at_capacity"
+        assert "8 slots" in error["message"]
+        assert error["retry_after_s"] > 0
+        assert refused.close_code == 1013
+        assert refused.close_reason.startswith("at_capacity")
+        await send_clip(connections[0], clip.samples)
+        await connections[0].send(END)
+        assert text(await events_until_close(connections[0])) == clip.words
+    await service.wait_until_empty()
+
+
+NAN = np.array([0.0, np.nan], "<f4").tobytes()
+INFINITE = np.array([np.inf], "<f4").tobytes()
+INTEGERS = np.array([12_000.0], "<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "close_code", "complaint"),
+    [
+        ([NAN], "invalid_audio", 1007, "got nan at sample 1"),
+        ([INFINITE], "invalid_audio", 1007, "got inf at sample 0"),
+        ([INTEGERS], "invalid_audio", 1007, "integers that were not scaled"),
+        ([b"\0\0\0\0\0", END], "invalid_audio", 1007, "a multiple of 4 bytes, got 1 trailing"),
+        (["hello"], "invalid_message", 1003, "got the text 'hello'"),
+        (["[1]"], "invalid_message", 1003, "got the text '[1]'"),
+        (['{"type": "start"}'], "invalid_message", 1003, "expected binary audio"),
+        (["[" * 100_000], "invalid_message", 1003, "expected binary audio"),
+        (["x" * 100_000], "invalid_message", 1003, "expected binary audio"),
+        (['{"type": ["flush"]}'], "invalid_message", 1003, "expected binary audio"),
+        ([bytes(96_000), END, bytes(4)], "invalid_message", 1003, "this one is ending"),
+    ],
+)  # fmt: skip
+async def test_bad_input_gets_a_typed_error_and_ends_only_its_own_session(
+    service, clip, messages, code, close_code, complaint
+):
+    async with websockets.connect(service.url) as neighbour, websockets.connect(service.url) as connection:
+        half = len(clip.samples) // 2
+        await send_clip(neighbour, clip.samples[:half])
+        with contextlib.suppress(websockets.ConnectionClosed):
+            for message in messages:
+                await connection.send(message)
+        events = await events_until_close(connection)
+        await send_clip(neighbour, clip.samples[half:])
+        await neighbour.send(END)
+        assert text(await events_until_close(neighbour)) == clip.words
+    assert events[-1]["type"] == "error"
+    assert events[-1]["code"] == code
+    assert complaint in events[-1]["message"]
+    assert connection.close_code == close_code
+    assert connection.close_reason.startswith(code)
+    await service.wait_until_empty()
+
+
+async def test_a_wrong_query_is_refused_before_a_slot_is_taken(service):
+    async with websockets.connect(service.url + "?words=perhaps") as connection:
+        events = await events_until_close(connection)
+    assert [event["code"] for event in events] == ["invalid_message"]
+    assert "?words=: expected true or false, got 'perhaps'" in events[0]["message"]
+    assert service.engines.link.load["frames_total"] == service.engines.service.load()["frames_total"]
+
+
+async def test_empty_messages_are_nothing(service, clip):
+    async with websockets.connect(service.url) as connection:
+        await connection.send(b"")
+        await send_clip(connection, clip.samples)
+        await connection.send(b"")
+        await connection.send(END)
+        assert text(await events_until_close(connection)) == clip.words
+
+
+async def test_a_message_of_20_mb_is_too_large(service):
+    async with websockets.connect(service.url) as connection:
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await connection.send(bytes(20_000_000))
+        await events_until_close(connection)
+    assert connection.close_code == 1009
+    await service.wait_until_empty()
+
+
+async def test_a_message_over_our_own_limit_is_too_large(engines):
+    async with (
+        serving(engines, ingress={"max_message_bytes": 10_000}) as service,
+        websockets.connect(service.url) as connection,
+    ):
+        await connection.send(bytes(10_004))
+        events = await events_until_close(connection)
+        assert events[-1]["code"] == "message_too_large"
+        assert "at most 10000 bytes in a message, got 10004" in events[-1]["message"]
+        assert connection.close_code == 1009
+
+
+async def test_one_that_sends_nothing_is_told_and_its_slot_freed(engines):
+    async with serving(engines, session={"idle_audio_timeout_seconds": 0.3}) as service:
+        async with websockets.connect(service.url) as connection:
+            events = await events_until_close(connection)
+        assert [event["type"] for event in events] == ["ready", "error"]
+        assert events[-1]["code"] == "idle_timeout"
+        assert connection.close_code == 1008
+        await service.wait_until_empty()
+
+
+async def test_one_that_vanishes_frees_its_slot(service, clip):
+    connection = await websockets.connect(service.url)
+    await send_clip(connection, clip.samples[:24_000])
+    connection.transport.abort()
+    await service.wait_until_empty()
+    assert service.outcomes("disconnected") == 1
+
+
+async def test_one_that_never_reads_is_dropped_and_its_slot_freed(engines, clip):
+    """A raw socket, because every WebSocket library reads in the background. Small buffers and a fast ping fill up."""
+    async with serving(engines, ingress={"slow_client_seconds": 0.5}, session={"event_buffer": 16}) as service:
+        raw = socket.socket()
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        raw.connect(("127.0.0.1", service.port))
+        raw.sendall(
+            b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        raw.setblocking(False)
+        # Each flush of a session without audio is answered at once: much to read for little to send.
+        flush = bytes([0x81, 0x80 | len(FLUSH), 0, 0, 0, 0]) + FLUSH.encode()
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(60):
+                while not service.outcomes("slow_client"):
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(loop.sock_sendall(raw, flush * 2_000), 1)
+        raw.close()
+        assert service.outcomes("slow_client") == 1
+        await service.wait_until_empty()
+
+
+async def test_100_times_real_time_is_slowed_down_not_buffered(service, clip):
+    """Three minutes as fast as the socket takes them: the words are right, and little of it is ever in memory."""
+    samples = np.tile(clip.samples, 12)
+    async with websockets.connect(service.url, max_queue=None) as connection:
+        sending = asyncio.create_task(send_clip(connection, samples, 96_000))
+        await asyncio.sleep(0.5)
+        assert not sending.done()
+        sent_ahead = service.metrics.registry.get_sample_value("stt_frames_total")
+        assert sent_ahead < len(samples) / 1_920
+        reading = asyncio.create_task(events_until_close(connection))
+        await sending
+        await connection.send(END)
+        events = await reading
+    assert events[-1]["type"] == "done"
+    assert abs(len(text(events)) - 12 * len(clip.words)) <= 12
+
+
+async def test_http_routes(service, clip):
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.port}") as http:
+        information = (await http.get("/")).json()
+        assert information["service"] == "stt"
+        assert information["endpoints"]["stream"] == "/v1/stream"
+        assert (await http.get("/health")).text == (await http.get("/healthz")).text == "ok"
+        assert (await http.get("/readyz")).status_code == 200
+        service.engines.is_ready = False
+        not_ready = await http.get("/readyz")
+        assert not_ready.status_code == 503
+        assert "Retry-After" in not_ready.headers
+        async with websockets.connect(service.url) as connection:
+            await connection.recv()
+            status = (await http.get("/status")).json()
+            assert status["sessions_open"] == 1
+            assert status["engines"]["engine-1"]["slots"] == 8
+            metrics = (await http.get("/metrics")).text
+            assert "stt_sessions_open 1.0" in metrics
+            assert 'stt_engine_slots{replica="engine-1"} 8.0' in metrics
+        assert (await http.get("/nothing")).status_code == 404
+        assert (await http.get("/v1/stream")).status_code in (400, 404, 405, 426)
