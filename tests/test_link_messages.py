@@ -67,7 +67,8 @@ def test_a_message_survives_the_wire(message):
         ({"type": "frames", "streams": bytes(8), "audio": bytes(4)}, "frames.audio: expected 1 rows of 1920, got 1"),
         ({"type": "frames", "streams": bytes(8)}, "frames.audio: expected bytes, got NoneType"),
         (
-            {"type": "results", "streams": bytes(8), "frames": bytes(8), "tokens": bytes(4), "codes": b"", "pauses": b""},
+            {"type": "results", "streams": bytes(8), "frames": bytes(8), "tokens": bytes(4), "codes": b"",
+             "pauses": b""},
             "results: expected 1 rows, got 2 frames and 1 tokens",
         ),
         (
