@@ -1,0 +1,108 @@
+"""The whole application, started as a person starts it: `stt serve` with Ray, HAProxy, ingress and engine."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+from conftest import PROJECT
+
+from serve_app.cli.server import free_port
+
+START_SECONDS = 240
+SLOTS = 6
+
+STT = str(Path(sys.executable).with_name("stt"))
+
+
+class RunningService:
+    """A service in processes of its own, and what it printed."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self.port = free_port()
+        self.log = log
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.url = f"ws://127.0.0.1:{self.port}/v1/stream"
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [STT, "serve", "--config", str(config), "--port", str(self.port)],
+                stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                if httpx.get(f"{self.base}/readyz", timeout=5).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.3)
+        pytest.fail(f"the service did not become ready:\n{self.log.read_text()[-4_000:]}")
+
+    def status(self) -> dict:
+        return httpx.get(f"{self.base}/status", timeout=10).json()
+
+    def slots_used(self) -> int:
+        return int(sum(load["slots_used"] for load in self.status()["engines"].values()))
+
+    async def wait_until_empty(self) -> None:
+        """No session open and every slot free, by the service's own account."""
+        async with asyncio.timeout(30):
+            while (await asyncio.to_thread(self.status))["sessions_open"] or await asyncio.to_thread(self.slots_used):
+                await asyncio.sleep(0.2)
+
+    def processes(self, name: str = "") -> list[psutil.Process]:
+        """Processes of this service whose title contains `name`."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def stop(self) -> list[psutil.Process]:
+        """End it as a service manager does; returns what is still alive after that."""
+        processes = self.processes()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        return psutil.wait_procs(processes, timeout=5)[1]
+
+
+def write_config(folder: Path, **args) -> Path:
+    config = yaml.safe_load((PROJECT / "serve_config.yaml").read_text())
+    config["applications"][0]["args"] = args
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """One service for all tests: the demo model with a few slots."""
+    folder = tmp_path_factory.mktemp("service")
+    config = write_config(
+        folder,
+        engine={"slots": SLOTS, "num_cpus": 0.5},
+        ingress={"num_cpus": 0.5},
+        session={"idle_audio_timeout_seconds": 5.0},
+    )
+    running = RunningService(config, folder / "log.txt")
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        left = running.stop()
+    assert not left, f"processes outlived the service: {left}"
