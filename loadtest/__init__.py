@@ -1,0 +1,1 @@
+"""Programs that measure a running service, and parts of it."""

@@ -1,0 +1,71 @@
+"""A Serve config file with the changes a command line asks for."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
+DEFAULT_CONFIG = PROJECT_ROOT / "serve_config.yaml"
+DEFAULT_PORT = 8000
+
+
+class UnusableConfig(Exception):
+    """The config file cannot be read, or is none of Serve's."""
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What replaces the config file's values; None leaves them."""
+
+    host: str | None = None
+    port: int | None = None
+    model: str | None = None
+    name: str | None = None
+
+    @classmethod
+    def from_environment(cls, *, host: str | None = None, port: int | None = None, model: str | None = None) -> Self:
+        """The command line's values, and the application's name from KYUTAI_APP_NAME."""
+        return cls(host=host, port=port, model=model, name=os.environ.get("KYUTAI_APP_NAME"))
+
+    def environment(self) -> dict[str, str]:
+        """Our own environment, in which the command line's model wins over MODEL_NAME."""
+        return {**os.environ, **({"MODEL_NAME": self.model} if self.model else {})}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the service listens."""
+
+    host: str
+    port: int
+
+    @property
+    def reachable_host(self) -> str:
+        """The host to connect to from this machine."""
+        return "127.0.0.1" if self.host in ("0.0.0.0", "", "::") else self.host
+
+
+def effective_config(file: Path, overrides: Overrides) -> tuple[dict[str, Any], Address]:
+    """The config to run and the address it makes the service listen on. Raises `UnusableConfig`."""
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UnusableConfig(f"{file}: {error}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("applications"), list) or not config["applications"]:
+        raise UnusableConfig(f"{file}: expected a Serve config with a list of applications")
+    http, application = config.get("http_options") or {}, config["applications"][0]
+    if not isinstance(http, Mapping) or not isinstance(application, dict):
+        raise UnusableConfig(f"{file}: expected http_options and the application to be mappings")
+    # Serve's own default is every interface; ours is this machine only.
+    host = overrides.host or http.get("host") or "127.0.0.1"
+    port = overrides.port or http.get("port") or DEFAULT_PORT
+    config["http_options"] = {**http, "host": host, "port": port}
+    if overrides.model:
+        application["args"] = {**(application.get("args") or {}), "model": overrides.model}
+    if overrides.name:
+        application["name"] = overrides.name
+    return config, Address(str(host), int(port))

@@ -1,0 +1,124 @@
+"""`stt demo`: start the service, stream a sample in real time, say how well and how fast it was understood."""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jiwer
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+
+from serve_app import client
+from serve_app.audio.files import AudioFileError, read_audio
+from serve_app.cli.config import DEFAULT_CONFIG, PROJECT_ROOT, Overrides, UnusableConfig
+from serve_app.cli.failure import BAD_INPUT, FAILED, fail
+from serve_app.cli.server import StartFailed, free_port, running
+from serve_app.settings import SettingsError, load
+from serve_app.speech import SAMPLE_RATE_HZ
+
+SAMPLES = PROJECT_ROOT / "configs" / "samples"
+MOST_WORD_ERRORS = 0.1
+"""Word error rate up to which the demo counts as passed."""
+
+
+@dataclass
+class Heard:
+    """What came back for the sample."""
+
+    text: str
+    first_token_s: float | None
+    """From the moment the start of the first word was sent to the first token's arrival."""
+
+
+def demo(
+    config: Annotated[Path, typer.Option(help="Serve's config file.")] = DEFAULT_CONFIG,
+    model: Annotated[str | None, typer.Option(help="Instead of the setting model.")] = None,
+) -> None:
+    """Start the service on a free port, stream a sample clip in real time, and check what comes back."""
+    console = Console(highlight=False)
+    overrides = Overrides.from_environment(host="127.0.0.1", port=free_port(), model=model)
+    log = Path(tempfile.mkstemp(prefix="stt-demo-", suffix=".log")[1])
+    keep_log = True
+    try:
+        load(config, overrides.environment())
+        entry, samples = _first_sample()
+        reference = " ".join(word["text"] for word in entry["words"])
+        with log.open("wb") as output, running(config, overrides, output) as server:
+            with _progress(console, "starting the service"):
+                server.wait_until_ready()
+            console.print(f"streaming {entry['file']} to {server.url}")
+            heard = asyncio.run(_stream(server.url, samples, entry["words"][0]["start"]))
+        keep_log = False
+    except (SettingsError, UnusableConfig, AudioFileError) as error:
+        keep_log = False
+        fail(error, BAD_INPUT)
+    except (StartFailed, client.ClientError) as error:
+        fail(f"{error}\n(the service's log is {log})", FAILED)
+    except SystemExit:
+        keep_log = False  # interrupted, nothing to look into
+        raise
+    finally:
+        if not keep_log:
+            log.unlink(missing_ok=True)
+    errors = float(jiwer.wer(reference, heard.text))
+    console.print(f"reference:  {reference}\nhypothesis: {heard.text}", markup=False)
+    first_token = "none" if heard.first_token_s is None else f"{heard.first_token_s:.2f}"
+    print(f"demo: wer={errors:.3f} first_token_s={first_token} audio_s={len(samples) / SAMPLE_RATE_HZ:.1f}", flush=True)
+    raise typer.Exit(0 if errors <= MOST_WORD_ERRORS else FAILED)
+
+
+def _first_sample() -> tuple[dict[str, Any], NDArray[np.float32]]:
+    manifest = SAMPLES / "manifest.json"
+    try:
+        entry = json.loads(manifest.read_text(encoding="utf-8"))[0]
+    except (OSError, ValueError, LookupError) as error:
+        raise AudioFileError(manifest, f"expected a list of samples ({error})") from None
+    return entry, read_audio(SAMPLES / entry["file"])
+
+
+async def _stream(url: str, samples: NDArray[np.float32], first_word_start_s: float) -> Heard:
+    """Stream the samples in real time and print the text as it comes."""
+    heard, pace = Heard("", None), client.Pace()
+    async for arrival in client.transcribe(url, samples, pace=pace):
+        if isinstance(arrival.event, client.Token):
+            if heard.first_token_s is None:
+                with contextlib.suppress(IndexError):  # a token before the first word: nothing to measure from
+                    heard.first_token_s = arrival.at_s - pace.when_sent_s(first_word_start_s)
+            heard.text += arrival.event.text
+            print(arrival.event.text, end="", flush=True)
+    print(flush=True)
+    heard.text = heard.text.strip()
+    return heard
+
+
+@contextlib.contextmanager
+def _progress(console: Console, what: str) -> Iterator[None]:
+    """Show that something is going on: a spinner on a terminal, a line now and then elsewhere."""
+    if console.is_terminal:
+        with console.status(what):
+            yield
+        return
+    over = threading.Event()
+
+    def report() -> None:
+        seconds = 0
+        print(f"{what} …", flush=True)
+        while not over.wait(10):
+            seconds += 10
+            print(f"{what} … {seconds} s", flush=True)
+
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reporter.join()

@@ -1,0 +1,26 @@
+"""The `stt` command: `stt transcribe`, `stt serve`, `stt demo`."""
+
+import typer
+
+from serve_app.cli.demo import demo
+from serve_app.cli.serve import serve
+from serve_app.cli.transcribe import transcribe
+
+app = typer.Typer(
+    help="Streaming speech-to-text.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(transcribe)
+app.command()(serve)
+app.command()(demo)
+
+
+def main() -> None:
+    """Entry point of the `stt` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

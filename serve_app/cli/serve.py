@@ -1,0 +1,32 @@
+"""`stt serve`: run the service in the foreground."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve_app.cli.failure import BAD_INPUT, FAILED, fail
+from serve_app.cli.server import DEFAULT_CONFIG, Overrides, StartFailed, UnusableConfig, running
+from serve_app.settings import SettingsError, load
+
+
+def serve(
+    config: Annotated[Path, typer.Option(help="Serve's config file.")] = DEFAULT_CONFIG,
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Instead of http_options.port.")] = None,
+    host: Annotated[str | None, typer.Option(help="Instead of http_options.host.")] = None,
+    model: Annotated[str | None, typer.Option(help="Instead of the setting model.")] = None,
+) -> None:
+    """Run the service until Ctrl-C: on a Ray of its own, or where RAY_ADDRESS says."""
+    overrides = Overrides.from_environment(host=host, port=port, model=model)
+    try:
+        load(config, overrides.environment())
+        with running(config, overrides, output=sys.stdout.buffer) as server:
+            server.wait_until_ready()
+            typer.echo(f"stt: ready at {server.url}", err=True)
+            status = server.wait()
+    except (SettingsError, UnusableConfig) as error:
+        fail(error, BAD_INPUT)
+    except StartFailed as error:
+        fail(error, FAILED)
+    fail(f"the service ended by itself (exit status {status})", FAILED)

@@ -1,0 +1,185 @@
+"""Run the service as `serve run` does, beside anything else on this machine, and leave nothing behind."""
+
+import contextlib
+import re
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import httpx
+import yaml
+
+from serve_app.cli import processes
+from serve_app.cli.config import DEFAULT_CONFIG, PROJECT_ROOT, Address, Overrides, UnusableConfig, effective_config
+
+__all__ = ["DEFAULT_CONFIG", "Overrides", "Server", "StartFailed", "UnusableConfig", "free_port", "running"]
+
+START_TIMEOUT_S = 300.0
+"""How long a start may take: Ray, the application, and loading (not downloading) a model."""
+
+LOG_TAIL_LINES = 20
+
+_DASHBOARD = re.compile(rb"http://[\w.:\[\]-]+:\d+")
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
+
+
+class StartFailed(Exception):
+    """The service did not come up; the text says why."""
+
+
+def free_port() -> int:
+    """A TCP port that is free on every interface right now."""
+    with socket.create_server(("", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Server:
+    """A service that is starting or running in processes of its own."""
+
+    def __init__(self, config: Path, address: Address, environment: dict[str, str], output: BinaryIO) -> None:
+        serve = str(Path(sys.executable).with_name("serve"))
+        command = [serve, "run", "--app-dir", str(PROJECT_ROOT), str(config)]
+        self._address = address
+        self._private = environment["RAY_ADDRESS"] == "local"
+        self._token = environment.get("RAY_AUTH_TOKEN", "")
+        self._dashboard: str | None = None
+        self._tail: deque[bytes] = deque(maxlen=LOG_TAIL_LINES)
+        self._session = processes.Session(command, environment, str(PROJECT_ROOT))
+        self._copying = threading.Thread(target=self._copy_output, args=(output,), daemon=True)
+        self._copying.start()
+
+    @property
+    def url(self) -> str:
+        """Where clients stream to."""
+        return f"ws://{self._address.reachable_host}:{self._address.port}/v1/stream"
+
+    def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until the service takes sessions. Raises `StartFailed` with the reason where that does not happen."""
+        ready = f"http://{self._address.reachable_host}:{self._address.port}/readyz"
+        deadline = time.monotonic() + timeout_s
+        with httpx.Client(timeout=5, trust_env=False) as http:
+            while time.monotonic() < deadline:
+                if (status := self._session.command.poll()) is not None:
+                    self._copying.join(5)
+                    raise StartFailed(f"`serve run` ended with exit status {status}\n{self._log_tail()}")
+                with contextlib.suppress(httpx.HTTPError):
+                    if http.get(ready).status_code == httpx.codes.OK:
+                        return
+                if reason := self._deployment_failure(http):
+                    raise StartFailed(f"the application does not start\n{reason}")
+                time.sleep(0.25)
+        raise StartFailed(f"not ready after {timeout_s:g} s\n{self._log_tail()}")
+
+    def wait(self) -> int:
+        """Wait for the end of the service; its exit status."""
+        return self._session.command.wait()
+
+    def stop(self) -> None:
+        """End the service and every process it started."""
+        # A Ray of our own just ends; on somebody else's cluster Serve must be told to shut down, and may drain first.
+        if self._private:
+            self._session.stop(signal.SIGTERM, patience_s=10)
+        else:
+            self._session.stop(signal.SIGINT, patience_s=60)
+        self._copying.join(5)
+
+    def _copy_output(self, output: BinaryIO) -> None:
+        assert self._session.command.stdout is not None  # it is a pipe
+        for line in self._session.command.stdout:
+            plain = _COLOURS.sub(b"", line)
+            self._tail.append(plain)
+            if self._dashboard is None and b"dashboard at" in plain and (found := _DASHBOARD.search(plain)):
+                self._dashboard = found[0].decode()
+            with contextlib.suppress(OSError, ValueError):  # a closed terminal must not stop the service
+                output.write(line)
+                output.flush()
+
+    def _deployment_failure(self, http: httpx.Client) -> str | None:
+        """Why an application failed to deploy, by Serve's own account: `serve run` itself goes on as if nothing was."""
+        if self._dashboard is None:
+            return None
+        try:
+            answer = http.get(
+                f"{self._dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {self._token}"}
+            ).json()
+            for application in answer["applications"].values():
+                if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    # The application's message may only name the deployments; theirs hold the exception.
+                    parts = [application, *application.get("deployments", {}).values()]
+                    text = "\n".join(str(part["message"]).strip() for part in parts if part.get("message"))
+                    return _COLOURS.sub(b"", text.encode()).decode()
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # the dashboard comes up after Ray does, and has no applications at first
+        return None
+
+    def _log_tail(self) -> str:
+        return b"".join(self._tail).decode(errors="replace").rstrip()
+
+
+@contextlib.contextmanager
+def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Server]:
+    """Start the service; whatever ends the block ends the service.
+
+    Signals that would end this process raise SystemExit inside the block. `output` gets what the service prints.
+    Raises `UnusableConfig` and `StartFailed`.
+    """
+    effective, address = effective_config(config, overrides)
+    _check_free(address)
+    # Ray and HAProxy keep Unix sockets (at most 107 bytes of path) here, below a folder with a 56-digit name.
+    folder = Path(tempfile.mkdtemp(prefix="stt-", dir="/tmp" if sys.platform == "linux" else None))
+    with processes.signals_as_exits():
+        server = None
+        try:
+            file = folder / "serve_config.yaml"
+            file.write_text(yaml.safe_dump(effective, sort_keys=False), encoding="utf-8")
+            server = Server(file, address, _environment(overrides, folder), output)
+            yield server
+        finally:
+            with processes.signals_ignored():
+                if server is not None:
+                    server.stop()
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_free(address: Address) -> None:
+    try:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        socket.create_server((address.host, address.port), family=family).close()
+    except OSError as error:
+        raise StartFailed(f"cannot listen on {address.host}:{address.port} ({error.strerror})") from None
+
+
+def _environment(overrides: Overrides, folder: Path) -> dict[str, str]:
+    """The environment for `serve run`; what the user set stays, except what `overrides` replace."""
+    environment = overrides.environment()
+    defaults = {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",  # Serve's Python proxy is too slow for audio
+        "RAY_ADDRESS": "local",  # a Ray of our own, whatever else runs here
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    if environment.setdefault("RAY_ADDRESS", "local") == "local":
+        defaults |= {
+            # Its dashboard tells why a deployment failed, to those who know the token.
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            # What two instances on one machine would fight over; replicas' own ports retry by themselves.
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
+        }
+    return defaults | environment

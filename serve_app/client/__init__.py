@@ -1,0 +1,39 @@
+"""A small asynchronous client of the service's own protocol (`/v1/stream`)."""
+
+from serve_app.client.errors import (
+    ClientError,
+    ConnectionLost,
+    ConnectionRefused,
+    InvalidAddress,
+    KeyRefused,
+    ProtocolViolation,
+    ServerError,
+    ServerSilent,
+)
+from serve_app.client.events import Done, Event, Flushed, Ready, Token, TurnEnd, Unknown, Word
+from serve_app.client.stream import Stream, connect
+from serve_app.client.transcribe import Arrival, Pace, transcribe
+
+__all__ = [
+    "Arrival",
+    "ClientError",
+    "ConnectionLost",
+    "ConnectionRefused",
+    "Done",
+    "Event",
+    "Flushed",
+    "InvalidAddress",
+    "KeyRefused",
+    "Pace",
+    "ProtocolViolation",
+    "Ready",
+    "ServerError",
+    "ServerSilent",
+    "Stream",
+    "Token",
+    "TurnEnd",
+    "Unknown",
+    "Word",
+    "connect",
+    "transcribe",
+]

@@ -1,0 +1,43 @@
+"""How people write the address of a service, and what that means."""
+
+import ipaddress
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from serve_app.client.errors import InvalidAddress
+
+DEFAULT_PATH = "/v1/stream"
+_SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
+
+
+def stream_url(address: str, *, words: bool = False) -> str:
+    """Turn `ws://…`, `http://…` or `host:port`, with or without a path, into the WebSocket URL of a stream.
+
+    A query in the address is kept. Raises `InvalidAddress`.
+    """
+    text = address.strip()
+    try:
+        parts = urlsplit(text if "://" in text else f"ws://{text}")
+        _ = parts.port  # raises where it is no number
+    except ValueError as error:
+        raise InvalidAddress(f"{address!r} is not an address ({error})") from None
+    scheme = _SCHEMES.get(parts.scheme.lower())
+    if scheme is None:
+        raise InvalidAddress(f"{address!r}: expected ws, wss, http or https, got {parts.scheme!r}")
+    if not parts.hostname or any(character.isspace() for character in parts.netloc):
+        raise InvalidAddress(f"{address!r}: expected a host, as in 127.0.0.1:8000")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    if words:
+        query = [(key, value) for key, value in query if key != "words"] + [("words", "true")]
+    path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
+    return urlunsplit((scheme, parts.netloc, path, urlencode(query), ""))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the URL's host is this machine, which no proxy can reach on our behalf."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
