@@ -8,10 +8,12 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
 from serve_app import settings as settings_module
 from serve_app.engine.deployment import CONTROL_CALLS, Engine
 from serve_app.ingress.deployment import IngressReplica
+from serve_app.ingress.router import OldestFirstRouter
 from serve_app.settings import Settings
 
 SESSIONS_PER_INGRESS = 4_096
@@ -37,6 +39,9 @@ def wire(settings: Settings) -> Application:
         max_ongoing_requests=engine.slots + CONTROL_CALLS,
         # -1: a call that finds every replica full waits and so drives scaling; the ingress bounds the wait itself.
         max_queued_requests=-1,
+        request_router_config=RequestRouterConfig(
+            request_router_class=OldestFirstRouter, request_router_kwargs={"placement": engine.placement}
+        ),
         health_check_period_s=engine.health_check_period_seconds,
         health_check_timeout_s=engine.health_check_timeout_seconds,
         graceful_shutdown_timeout_s=engine.graceful_shutdown_timeout_seconds,

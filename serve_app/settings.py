@@ -126,6 +126,9 @@ class EngineSettings(_Group):
     replicas: int = Field(default=1, ge=1, le=1000)
     """Number of engine replicas."""
 
+    placement: Literal["oldest", "spread"] = "oldest"
+    """`oldest` fills the oldest replicas first, so that the newest, which Serve stops first, are empty; or `spread`."""
+
     num_cpus: float = Field(default=1.0, ge=0)
     """CPU cores Ray reserves per replica."""
 
@@ -245,6 +248,12 @@ class SessionSettings(_Group):
 
     idle_audio_timeout_seconds: float = Field(default=30.0, gt=0)
     """A session that gets no audio for this long ends."""
+
+    park_after_seconds: float = Field(default=10.0, gt=0)
+    """A session that gets no audio for this long gives its slot up, and takes one again when audio comes."""
+
+    move_timeout_seconds: float = Field(default=60.0, ge=0)
+    """How long a session whose engine is gone waits for a slot on another one."""
 
     max_session_seconds: float = Field(default=3600.0, gt=0)
     """Longest duration of a session."""

@@ -115,6 +115,15 @@ class IngressMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.moves_total = Counter(
+            "stt_moves_total",
+            "Sessions that took another slot, by why: engine_lost, draining, unpark.",
+            ["reason"],
+            registry=registry,
+        )
+        self.move_seconds = Histogram(
+            "stt_move_seconds", "Time a session was without a slot.", buckets=ADMISSION_BUCKETS, registry=registry
+        )
         self.frames_total = Counter("stt_frames_total", "Frames of 80 ms sent to engines.", registry=registry)
         self.tokens_total = Counter("stt_tokens_total", "Text tokens sent to clients.", registry=registry)
         self.words_total = Counter("stt_words_total", "Words sent to clients.", registry=registry)

@@ -18,9 +18,10 @@ from serve_app.audio.files import read_audio
 from serve_app.engine.batcher import Model
 from serve_app.engine.loading import load_model
 from serve_app.engine.service import EngineService, Lease
+from serve_app.errors import AtCapacity, EngineLost, SpeechError
 from serve_app.link.client import LinkClient, StreamListener
 from serve_app.settings import EngineSettings, LinkSettings, Settings
-from serve_app.speech import FRAME_SAMPLES, ModelInfo
+from serve_app.speech import FRAME_SAMPLES, History, ModelInfo
 
 PROJECT = Path(__file__).parent.parent
 SAMPLES = PROJECT / "configs" / "samples"
@@ -45,6 +46,12 @@ def settings() -> Settings:
 @pytest.fixture(scope="session")
 def demo_model(settings: Settings) -> Model:
     """The demo model with eight slots. Tests leave no stream open; a new stream resets its slot."""
+    return load_model(settings)
+
+
+@pytest.fixture(scope="session")
+def other_model(settings: Settings) -> Model:
+    """A second copy of the demo model, for a second engine."""
     return load_model(settings)
 
 
@@ -101,11 +108,11 @@ class _LeasedStream:
 
 
 class DirectEngines:
-    """One engine in this process, behind a real link: what `ServeEngines` is, without Ray."""
+    """Engines in this process, each behind a real link: `ServeEngines` without Ray. The first with room wins."""
 
-    def __init__(self, service: EngineService, link: LinkClient) -> None:
-        self.service = service
-        self.link = link
+    def __init__(self, engines: list[tuple[EngineService, LinkClient]]) -> None:
+        self.engines = engines
+        self.service, self.link = engines[0]
         self.is_ready = True
 
     @property
@@ -113,7 +120,7 @@ class DirectEngines:
         return self.service.info
 
     def loads(self) -> dict[str, dict[str, float]]:
-        return {self.link.name: self.link.load}
+        return {link.name: link.load for _, link in self.engines}
 
     def start(self) -> None:
         pass
@@ -121,38 +128,57 @@ class DirectEngines:
     async def stop(self) -> None:
         pass
 
-    async def open(self, session_id: str, listener: StreamListener) -> _LeasedStream:
-        leases: list[Lease] = []
-        closing = self._hold(leases)
-        next(closing)
-        await self.link.attach(leases[0].grant, listener)
-        return _LeasedStream(self.link, leases[0], closing)
+    async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> _LeasedStream:
+        error: SpeechError = EngineLost("no engine is there")
+        for service, link in self.engines:
+            leases: list[Lease] = []
+            closing = self._hold(service, leases, history)
+            try:
+                next(closing)
+                await link.attach(leases[0].grant, listener)
+            except (AtCapacity, EngineLost) as why:
+                error = why
+                next(closing, None)
+                continue
+            return _LeasedStream(link, leases[0], closing)
+        raise error
 
-    def _hold(self, leases: list[Lease]) -> Iterator[None]:
-        with self.service.lease() as lease:
+    @staticmethod
+    def _hold(service: EngineService, leases: list[Lease], history: History | None) -> Iterator[None]:
+        with service.lease(history) as lease:
             leases.append(lease)
             yield
 
+    async def kill(self, number: int) -> None:
+        """Lose an engine without a word, as when its process dies."""
+        _, link = self.engines.pop(number)
+        await link.close()
+
     def slots_used(self) -> int:
-        return int(self.service.load()["slots_used"])
+        return int(sum(service.load()["slots_used"] for service, _ in self.engines))
 
 
 @asynccontextmanager
 async def running_engines(
-    model: Model, engine: EngineSettings | None = None, link: LinkSettings | None = None
+    *models: Model, engine: EngineSettings | None = None, link: LinkSettings | None = None
 ) -> AsyncIterator[DirectEngines]:
-    """An engine that serves `model`, and a link to it."""
+    """One engine for each model, and links to them."""
     link = link or LinkSettings()
-    service = EngineService(model, name="engine-1", engine=engine or EngineSettings(), link=link)
-    await service.start("127.0.0.1")
-    with service.lease() as lease:
-        host, port = lease.grant.host, lease.grant.port
-    client = await LinkClient.connect(host, port, link, name="engine-1")
+    engines: list[tuple[EngineService, LinkClient]] = []
     try:
-        yield DirectEngines(service, client)
+        for number, model in enumerate(models, 1):
+            name = f"engine-{number}"
+            service = EngineService(model, name=name, engine=engine or EngineSettings(), link=link)
+            await service.start("127.0.0.1")
+            with service.lease() as lease:
+                host, port = lease.grant.host, lease.grant.port
+            engines.append((service, await LinkClient.connect(host, port, link, name=name)))
+        started = list(engines)
+        yield DirectEngines(engines)
     finally:
-        await client.close()
-        await service.stop()
+        for service, client in started:
+            await client.close()
+            await service.stop()
 
 
 @pytest.fixture

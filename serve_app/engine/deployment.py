@@ -8,9 +8,9 @@ import ray
 from ray import serve
 
 from serve_app.errors import AtCapacity
-from serve_app.link.messages import Grant
+from serve_app.link.messages import Grant, Refusal
 from serve_app.settings import Settings
-from serve_app.speech import ModelInfo
+from serve_app.speech import History, ModelInfo
 from serve_app.telemetry import configure_logging, get_logger
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ class Engine:
         """Facts about the loaded model."""
         return self._service.info
 
-    async def open_session(self, session_id: str) -> AsyncIterator[Grant | str]:
-        """Lease a slot for as long as the call stays open.
+    async def open_session(self, session_id: str, history: History | None = None) -> AsyncIterator[Grant | Refusal]:
+        """Lease a slot for as long as the call stays open; with a history, for a stream that continues after it.
 
-        The first item is the grant, or the reason why there is none. The call ends by itself when the stream does.
+        The first item is the grant, or the refusal. The call ends by itself when the stream does.
         """
         try:
-            with self._service.lease() as lease:
+            with self._service.lease(history) as lease:
                 _log.info("lease opened", session_id=session_id, stream=lease.grant.stream)
                 yield lease.grant
                 await lease.wait_ended()
         except AtCapacity as refusal:
-            yield refusal.message
+            yield Refusal(self._service.name, refusal.message)
 
     async def check_health(self) -> None:
         """Raise if the step loop is broken: Serve then replaces this replica."""

@@ -15,10 +15,11 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from serve_app.errors import AtCapacity, EngineLost, ModelNotReady
+from serve_app.ingress.replicas import ENGINE_REPLICAS
 from serve_app.link.client import LinkClient, StreamListener
 from serve_app.link.messages import Grant
 from serve_app.settings import LinkSettings
-from serve_app.speech import ModelInfo
+from serve_app.speech import History, ModelInfo
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -45,7 +46,8 @@ class ServeEngines:
         self._probe: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start looking for an engine."""
+        """Start looking for an engine, and listening for engines that are stopped."""
+        ENGINE_REPLICAS.subscribe(self._on_stopped)
         self._probe = asyncio.create_task(self._watch_readiness(), name="engine-probe")
 
     async def stop(self) -> None:
@@ -70,12 +72,12 @@ class ServeEngines:
         """The latest load report of each connected engine replica, by replica name."""
         return {link.name: link.load for link in self._links.values() if link.is_open}
 
-    async def open(self, session_id: str, listener: StreamListener) -> "LeasedStream":
+    async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> "LeasedStream":
         """Lease a slot and attach to it. Raises AtCapacity if that takes longer than the admission timeout."""
         deadline = asyncio.get_running_loop().time() + self._admission_timeout_seconds
         reason: object = "every slot is taken"
         while True:
-            lease = self._handle.open_session.remote(session_id)
+            lease = self._handle.open_session.remote(session_id, history)
             try:
                 async with asyncio.timeout_at(deadline):
                     grant = await anext(lease)
@@ -83,7 +85,8 @@ class ServeEngines:
                         stream = await self._attach(grant, listener, lease)
                         lease = None  # it is the stream's from here on
                         return stream
-                    reason = grant  # why this replica has no room
+                    ENGINE_REPLICAS.note_refusal(grant.replica)
+                    reason = grant.reason
                     await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
             except TimeoutError:
                 raise AtCapacity(f"{reason}; waited {self._admission_timeout_seconds:g} s") from None
@@ -95,6 +98,13 @@ class ServeEngines:
             finally:
                 if lease is not None:
                     _cancel(lease)
+
+    def _on_stopped(self, names: set[str]) -> None:
+        """Serve stops these replicas: their sessions must leave, for then they end in seconds."""
+        for link in self._links.values():
+            if link.name in names:
+                _log.info("engine is being stopped", engine=link.name)
+                link.announce_draining()
 
     async def _attach(self, grant: Grant, listener: StreamListener, lease: Any) -> "LeasedStream":
         link = await self._link(grant)

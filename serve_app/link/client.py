@@ -34,6 +34,9 @@ class StreamListener(Protocol):
     def on_result(self, result: FrameResult) -> None:
         """The next frame's result, in order."""
 
+    def on_draining(self) -> None:
+        """The engine is being stopped: leave it soon."""
+
     def on_lost(self, error: SpeechError) -> None:
         """The stream is over before it was closed; nothing follows."""
 
@@ -99,6 +102,11 @@ class LinkClient:
         """Send frames, float32 [n, FRAME_SAMPLES]; the caller keeps within the window it was granted."""
         self._frames.append((stream, frames))
         self._connection.request_write()
+
+    def announce_draining(self) -> None:
+        """Tell every stream here that the engine is being stopped."""
+        for listener in list(self._listeners.values()):
+            listener.on_draining()
 
     def detach(self, stream: int) -> None:
         """Hear no more of this stream. The slot comes free when its lease is closed."""

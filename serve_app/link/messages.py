@@ -36,6 +36,13 @@ class Grant(NamedTuple):
     secret: bytes
 
 
+class Refusal(NamedTuple):
+    """A lease's first and only item when the engine has no room."""
+
+    replica: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Attach:
     """Take over a leased stream: from here on its results go to this connection."""

@@ -13,7 +13,7 @@ from starlette.datastructures import QueryParams
 from serve_app.audio.pcm import Float32Decoder
 from serve_app.errors import InvalidMessage, SpeechError
 from serve_app.protocols.conversation import Message
-from serve_app.session.session import Done, Event, Flushed, Session
+from serve_app.session.session import Done, Event, Flushed, Session, Status
 from serve_app.transcript import Token, TurnEnd, Word
 
 END_OF_STREAM = "EOS"
@@ -49,6 +49,8 @@ class StreamV1:
                     yield _json("word", text=text, start=round(start, 3), end=round(end, 3))
             case TurnEnd():
                 yield _json("vad_end")
+            case Status(state=state):
+                yield _json("status", state=state)
             case Flushed():
                 yield _json("flushed")
             case Done(audio_seconds=audio_seconds):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.link.client import StreamListener
-from serve_app.speech import ModelInfo
+from serve_app.speech import History, ModelInfo
 
 
 class EngineStream(Protocol):
@@ -27,8 +27,11 @@ class Engines(Protocol):
     def info(self) -> ModelInfo:
         """Facts about the model that they serve."""
 
-    async def open(self, session_id: str, listener: StreamListener) -> EngineStream:
-        """Take a slot. Raises AtCapacity, within a second or so, if there is none, and EngineLost if that fails."""
+    async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> EngineStream:
+        """Take a slot for a new stream, or for one that continues after its `history`.
+
+        Raises AtCapacity, within a second or so, if there is no slot, and EngineLost if that fails.
+        """
 
 
 class EnginePool(Engines, Protocol):

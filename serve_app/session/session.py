@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.audio.pcm import Framer
-from serve_app.errors import EngineLost, IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, SpeechError
-from serve_app.session.engines import Engines, EngineStream
+from serve_app.errors import IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, SpeechError
+from serve_app.session import durable_stream
+from serve_app.session.durable_stream import DurableStream
+from serve_app.session.engines import Engines
 from serve_app.session.timeline import Timeline
 from serve_app.settings import ModelSettings, SessionSettings
 from serve_app.speech import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLE_RATE_HZ, FrameResult
@@ -25,13 +27,17 @@ from serve_app.telemetry import IngressMetrics
 from serve_app.transcript import Event as TranscriptEvent
 from serve_app.transcript import Token, Transcript, TurnEnd, Word
 
-RESULT_TIMEOUT_SECONDS = 30.0
-"""An engine that owes a result for this long is lost."""
-
 
 @dataclass(frozen=True)
 class Flushed:
     """Everything that was said before the flush is out."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where the session is: on its way to another engine, back in a slot, or without one until audio comes."""
+
+    state: durable_stream.State
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Done:
     """Duration of the audio that the client sent."""
 
 
-Event: TypeAlias = TranscriptEvent | Flushed | Done
+Event: TypeAlias = TranscriptEvent | Flushed | Status | Done
 
 
 class State(enum.Enum):
@@ -66,30 +72,26 @@ class Session:
         metrics: IngressMetrics,
     ) -> None:
         self.id = session_id
-        self._engines = engines
         self._settings = settings
         self._model = model
         self._metrics = metrics
+        self._stream = DurableStream(session_id, engines, settings, metrics, listener=self)
         self._state = State.NEW
-        self._stream: EngineStream | None = None
         self._error: SpeechError | None = None
 
         self._framer = Framer()
         self._timeline = Timeline()
         self._client_samples = 0
-        self._sent_frames = 0
-        self._received_frames = 0
-        self._sent_at: deque[float] = deque()  # when each frame in flight was sent; as long as the window at most
         self._first_audio_at: float | None = None
         self._has_spoken = False
-        self._flushed_frames = 0  # `_sent_frames` after the last flush
+        self._flushed_frames = 0  # frames sent up to the last flush
         self._markers: deque[tuple[int, Event]] = deque()
         self._events: deque[Event] = deque()
         self._arrived = asyncio.Event()  # for the reader: an event, or the session failed
-        self._progress = asyncio.Event()  # for the feeder: a result, an event was taken, or the session failed
+        self._taken = asyncio.Event()  # for the feeder: an event was read, or the session failed
 
-        now = time.monotonic()
-        self._opened_at = self._last_audio_at = self._last_result_at = now
+        self._opened_at = self._last_audio_at = time.monotonic()
+        self._feeding = False
         self._watch: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ for the feeder
@@ -97,14 +99,13 @@ class Session:
     async def open(self) -> None:
         """Take a slot. Raises ModelNotReady, AtCapacity or EngineLost."""
         self._require(State.NEW)
-        self._info = self._engines.info
+        asked_at = time.monotonic()
+        self._info = await self._stream.open()
         self._transcript = Transcript(
             self._info, self._model.pause_head, self._model.pause_threshold, self._timeline.to_client_seconds
         )
-        asked_at = time.monotonic()
-        self._stream = await self._engines.open(self.id, self)
         self._state = State.LIVE
-        self._opened_at = self._last_audio_at = self._last_result_at = time.monotonic()
+        self._opened_at = self._last_audio_at = time.monotonic()
         self._metrics.admission_seconds.observe(self._opened_at - asked_at)
         self._watch = asyncio.create_task(self._watch_deadlines(), name=f"session-{self.id}-deadlines")
         await self._send_silence(self._info.silence_prefix_frames)
@@ -112,11 +113,14 @@ class Session:
     async def feed(self, samples: NDArray[np.float32]) -> None:
         """Take audio, float32 [n] at 24 kHz; waits while the engine is a window behind (backpressure)."""
         self._require(State.LIVE)
-        self._last_audio_at = time.monotonic()
-        self._first_audio_at = self._first_audio_at or self._last_audio_at
+        self._first_audio_at = self._first_audio_at or time.monotonic()
         self._client_samples += len(samples)
-        await self._send(self._framer.push(samples))
-        self._last_audio_at = time.monotonic()  # waiting for room is not idling
+        self._feeding = True
+        try:
+            await self._send(self._framer.push(samples))
+        finally:
+            self._feeding = False
+            self._last_audio_at = time.monotonic()  # waiting for room is not idling
 
     async def flush(self) -> None:
         """Bring out everything said so far, then a Flushed event; the session goes on."""
@@ -143,7 +147,7 @@ class Session:
         while True:
             while self._events:
                 event = self._events.popleft()
-                self._progress.set()
+                self._taken.set()
                 yield event
                 if isinstance(event, Done):
                     return
@@ -157,27 +161,22 @@ class Session:
         self._state = State.OVER
         if self._watch:
             self._watch.cancel()
-        if self._stream:
-            stream, self._stream = self._stream, None
-            await stream.close()
+        await self._stream.close()
 
-    # ------------------------------------------------------------------ for the link (StreamListener)
+    # ------------------------------------------------------------------ for the stream (DurableListener)
 
     def on_result(self, result: FrameResult) -> None:
-        """The engine's next result."""
-        if result.frame != self._received_frames:
-            self._fail(EngineLost(f"expected the result of frame {self._received_frames}, got that of {result.frame}"))
-            return
-        self._received_frames += 1
-        self._last_result_at = time.monotonic()
-        self._metrics.result_seconds.observe(self._last_result_at - self._sent_at.popleft())
+        """The next frame's result."""
         for event in self._transcript.add(result):
             self._emit(event)
         self._pass_markers()
-        self._progress.set()
 
-    def on_lost(self, error: SpeechError) -> None:
-        """The engine has ended the stream."""
+    def on_state(self, state: durable_stream.State) -> None:
+        """The stream moves, has moved, or is parked."""
+        self._emit(Status(state))
+
+    def on_failed(self, error: SpeechError) -> None:
+        """The stream could not be kept alive."""
         self._fail(error)
 
     # ------------------------------------------------------------------ inside
@@ -189,55 +188,41 @@ class Session:
             raise InvalidMessage(f"expected a session that is {state.value}, this one is {self._state.value}")
 
     async def _send(self, frames: NDArray[np.float32]) -> None:
-        start = 0
-        while start < len(frames):
-            room = await self._wait_for_room()
-            assert self._stream is not None
-            self._stream.send(frames[start : start + room])
-            if self._sent_frames == self._received_frames:
-                self._last_result_at = time.monotonic()  # nothing was owed until now
-            sent = min(room, len(frames) - start)
-            self._sent_at.extend([time.monotonic()] * sent)
-            self._metrics.frames_total.inc(sent)
-            self._sent_frames += sent
-            start += sent
+        window = self._settings.window_frames
+        for start in range(0, len(frames), window):
+            await self._wait_for_reader()
+            await self._stream.send(frames[start : start + window])
 
-    async def _wait_for_room(self) -> int:
-        """Frames that may be sent now, at least one."""
-        while True:
-            if self._error:
-                raise self._error
-            if self._state is State.OVER:
-                raise InvalidMessage("expected an open session, this one was closed")
-            room = self._settings.window_frames - (self._sent_frames - self._received_frames)
-            # A reader that lags holds the feeder back long before the event buffer overflows.
-            if room > 0 and len(self._events) <= self._settings.event_buffer // 2:
-                return room
-            self._progress.clear()
-            await self._progress.wait()
+    async def _wait_for_reader(self) -> None:
+        """A reader that lags holds the feeder back long before the event buffer overflows."""
+        while not self._error and len(self._events) > self._settings.event_buffer // 2:
+            self._taken.clear()
+            await self._taken.wait()
+        if self._error:
+            raise self._error
 
     async def _send_until_words_are_out(self) -> None:
         """Complete the last frame, then send silence for the model's delay and a little more."""
         last, padding = self._framer.pad()
         if last is not None:
-            self._timeline.insert((self._sent_frames + 1) * FRAME_SAMPLES - padding, padding)
+            self._timeline.insert((self._stream.sent + 1) * FRAME_SAMPLES - padding, padding)
             await self._send(last[None])
-        if self._sent_frames > self._flushed_frames:
+        if self._stream.sent > self._flushed_frames:
             extra = round(self._settings.flush_silence_seconds * FRAMES_PER_SECOND)
             await self._send_silence(self._info.delay_frames + extra)
-        self._flushed_frames = self._sent_frames
+        self._flushed_frames = self._stream.sent
 
     async def _send_silence(self, frames: int) -> None:
-        self._timeline.insert(self._sent_frames * FRAME_SAMPLES, frames * FRAME_SAMPLES)
+        self._timeline.insert(self._stream.sent * FRAME_SAMPLES, frames * FRAME_SAMPLES)
         await self._send(np.zeros((frames, FRAME_SAMPLES), dtype=np.float32))
 
     def _mark(self, event: Event) -> None:
         """Emit the event once every frame sent so far has its result."""
-        self._markers.append((self._sent_frames, event))
+        self._markers.append((self._stream.sent, event))
         self._pass_markers()
 
     def _pass_markers(self) -> None:
-        while self._markers and self._markers[0][0] <= self._received_frames:
+        while self._markers and self._markers[0][0] <= self._stream.answered:
             for event in self._transcript.finish(self.audio_seconds):
                 self._emit(event)
             self._emit(self._markers.popleft()[1])
@@ -265,23 +250,24 @@ class Session:
     def _fail(self, error: SpeechError) -> None:
         self._error = self._error or error
         self._arrived.set()
-        self._progress.set()
+        self._taken.set()
 
     async def _watch_deadlines(self) -> None:
-        """Fail the session at the first deadline that passes."""
+        """Fail the session at the first deadline that passes; give its slot up while nobody speaks."""
         settings = self._settings
         while not self._error:
             now = time.monotonic()
-            owed = self._sent_frames > self._received_frames
             too_long_at = self._opened_at + settings.max_session_seconds
-            idle_at = self._last_audio_at + settings.idle_audio_timeout_seconds
-            lost_at = self._last_result_at + RESULT_TIMEOUT_SECONDS
+            idle_s = 0.0 if self._feeding or self._state is not State.LIVE else now - self._last_audio_at
             if now >= too_long_at:
                 self._fail(SessionTooLong(f"expected a session of at most {settings.max_session_seconds:g} s"))
-            elif self._state is State.LIVE and now >= idle_at:
+                return
+            if idle_s >= settings.idle_audio_timeout_seconds:
                 self._fail(IdleTimeout(f"expected audio, got none for {settings.idle_audio_timeout_seconds:g} s"))
-            elif owed and now >= lost_at:
-                self._fail(EngineLost(f"the engine has owed a result for {RESULT_TIMEOUT_SECONDS:g} s"))
-            else:
-                # The other two deadlines move all the time: look at them every second, or when one may be due.
-                await asyncio.sleep(min(1.0, too_long_at - now, max(0.05, idle_at - now)))
+                return
+            if idle_s >= settings.park_after_seconds:
+                await self._stream.park()
+            self._stream.check()
+            # The idle deadline moves all the time: look again when it may be due, and at least every second.
+            idle_in = settings.idle_audio_timeout_seconds - idle_s
+            await asyncio.sleep(min(1.0, max(0.05, too_long_at - now), max(0.05, idle_in)))

@@ -18,7 +18,9 @@ from conftest import PROJECT
 from serve_app.cli.server import free_port
 
 START_SECONDS = 240
-SLOTS = 6
+ENGINES = 2
+SLOTS_PER_ENGINE = 3
+SLOTS = ENGINES * SLOTS_PER_ENGINE
 
 STT = str(Path(sys.executable).with_name("stt"))
 
@@ -95,7 +97,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     folder = tmp_path_factory.mktemp("service")
     config = write_config(
         folder,
-        engine={"slots": SLOTS, "num_cpus": 0.5},
+        engine={"slots": SLOTS_PER_ENGINE, "replicas": ENGINES, "num_cpus": 0.4, "torch_threads": 1},
         ingress={"num_cpus": 0.5},
         session={"idle_audio_timeout_seconds": 5.0},
     )

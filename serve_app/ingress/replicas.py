@@ -1,0 +1,59 @@
+"""What the request router knows of the engine replicas, for the rest of the ingress process.
+
+Serve tells only the router (see `router`) when a replica is added or being stopped. It runs in another thread of this
+process, so the two meet here.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+AVOID_SECONDS = 1.0
+"""How long a replica that refused a session is only a last resort for the next ones."""
+
+
+class EngineReplicas:
+    """The engine replicas that Serve routes to. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: set[str] = set()
+        self._refused_at: dict[str, float] = {}
+        self._tell_stopped: Callable[[set[str]], None] | None = None
+
+    def subscribe(self, on_stopped: Callable[[set[str]], None]) -> None:
+        """Have `on_stopped(names)` called in the running event loop whenever Serve stops replicas."""
+        loop = asyncio.get_running_loop()
+
+        def tell(names: set[str]) -> None:
+            loop.call_soon_threadsafe(on_stopped, names)
+
+        with self._lock:
+            self._tell_stopped = tell
+
+    def update(self, names: set[str]) -> None:
+        """Take the names of all replicas that Serve routes to now."""
+        with self._lock:
+            stopped = self._names - names
+            self._names = set(names)
+            for name in stopped:
+                self._refused_at.pop(name, None)
+            tell = self._tell_stopped
+        if stopped and tell:
+            tell(stopped)
+
+    def note_refusal(self, name: str) -> None:
+        """The replica has no room."""
+        with self._lock:
+            self._refused_at[name] = time.monotonic()
+
+    def has_refused(self, name: str) -> bool:
+        """Whether the replica had no room a moment ago."""
+        with self._lock:
+            refused_at = self._refused_at.get(name)
+        return refused_at is not None and time.monotonic() - refused_at < AVOID_SECONDS
+
+
+ENGINE_REPLICAS = EngineReplicas()
+"""The one of this process. A module's state, because Serve makes the router itself and gives it nothing of ours."""

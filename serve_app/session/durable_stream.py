@@ -1,0 +1,307 @@
+"""A stream of frames that outlives its engine.
+
+It remembers enough of itself (see `recorder`) to be re-created anywhere: when its engine is lost, when it has to leave
+an engine that is shutting down, or when it comes back after having given its slot up. Frames go out at least once,
+results come in exactly once and in order.
+"""
+
+import asyncio
+import time
+from collections import deque
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import AtCapacity, EngineLost, SpeechError
+from serve_app.session.engines import Engines, EngineStream
+from serve_app.session.recorder import Recorder
+from serve_app.settings import SessionSettings
+from serve_app.speech import FrameResult, ModelInfo
+from serve_app.telemetry import IngressMetrics, get_logger
+
+_log = get_logger(__name__)
+
+MOVES_WITHOUT_RESULT = 3
+"""Engines that may fail in a row without answering a single frame: more, and it is the stream's own doing."""
+
+QUIESCE_SECONDS = 2.0
+"""How long a planned move waits for the results that the old engine still owes."""
+
+RESULT_TIMEOUT_SECONDS = 30.0
+"""An engine that owes a result for this long is lost."""
+
+RETRY_SECONDS = 0.2
+"""Time between two tries to find a slot for a move."""
+
+Reason: TypeAlias = Literal["engine_lost", "draining", "unpark"]
+State: TypeAlias = Literal["migrating", "live", "parked"]
+
+
+class DurableListener(Protocol):
+    """Who wants to hear of a durable stream."""
+
+    def on_result(self, result: FrameResult) -> None:
+        """The next frame's result: each exactly once, in order."""
+
+    def on_state(self, state: State) -> None:
+        """The stream is on its way to another engine, back in a slot, or has given its slot up."""
+
+    def on_failed(self, error: SpeechError) -> None:
+        """The stream could not be kept alive; nothing follows."""
+
+
+class _Ear:
+    """Listens to one engine's stream; what comes from an engine that was left is not heard."""
+
+    def __init__(self, owner: "DurableStream") -> None:
+        self._owner: DurableStream | None = owner
+        self.lost: SpeechError | None = None
+
+    def on_result(self, result: FrameResult) -> None:
+        if self._owner:
+            self._owner._on_result(result)
+
+    def on_lost(self, error: SpeechError) -> None:
+        self.lost = error
+        if self._owner:
+            self._owner._on_lost(self, error)
+
+    def on_draining(self) -> None:
+        if self._owner:
+            self._owner._on_draining(self)
+
+    def close(self) -> None:
+        self._owner = None
+
+
+class DurableStream:
+    """See the module's docstring. All methods run in one event loop; one task sends."""
+
+    def __init__(
+        self,
+        session_id: str,
+        engines: Engines,
+        settings: SessionSettings,
+        metrics: IngressMetrics,
+        listener: DurableListener,
+    ) -> None:
+        self._id = session_id
+        self._engines = engines
+        self._settings = settings
+        self._metrics = metrics
+        self._listener = listener
+        self._recorder: Recorder | None = None
+        self._stream: EngineStream | None = None
+        self._ear: _Ear | None = None
+        self._moving: asyncio.Task[None] | None = None
+        self._handed_over = 0  # frames that the present engine was given, or knows from the history
+        self._moves_without_result = 0
+        self._error: SpeechError | None = None
+        self._closed = False
+        self._progress = asyncio.Event()
+        self._sent_at: deque[float] = deque()  # when each unanswered frame was sent
+        self._owed_since = 0.0  # when the engine last had no reason to be late
+
+    async def open(self) -> ModelInfo:
+        """Take a slot. Raises ModelNotReady, AtCapacity or EngineLost."""
+        info = self._engines.info
+        self._recorder = Recorder(info, self._settings.window_frames)
+        ear = _Ear(self)
+        self._stream = await self._engines.open(self._id, ear)
+        self._ear = ear
+        if ear.lost:  # between the attach and now
+            self._start_move("engine_lost", ear.lost)
+        return info
+
+    @property
+    def sent(self) -> int:
+        """Frames sent so far."""
+        return self._recorder.sent if self._recorder else 0
+
+    @property
+    def answered(self) -> int:
+        """Frames answered so far."""
+        return self._recorder.answered if self._recorder else 0
+
+    async def send(self, frames: NDArray[np.float32]) -> None:
+        """Send frames, float32 [n, FRAME_SAMPLES]; waits while a window of them is unanswered (backpressure).
+
+        While the stream is between two engines a window of frames is kept. Raises what ended the stream, if it is over.
+        """
+        recorder = self._opened()
+        start = 0
+        while start < len(frames):
+            piece = frames[start : start + await self._wait_for_room(recorder)]
+            recorder.add_frames(piece)
+            self._sent_at.extend([time.monotonic()] * len(piece))
+            self._metrics.frames_total.inc(len(piece))
+            start += len(piece)
+            if self._stream and not self._moving:
+                self._hand_over(self._stream, recorder)
+            elif not self._moving:
+                self._start_move("unpark")
+
+    async def park(self) -> bool:
+        """Give the slot up until the next frame comes; False if the stream is busy."""
+        if not self._stream or self._moving or self.sent > self.answered:
+            return False
+        await self._leave()
+        self._listener.on_state("parked")
+        return True
+
+    def check(self) -> None:
+        """Leave an engine that has owed a result for too long; call this now and then."""
+        late = time.monotonic() - self._owed_since > RESULT_TIMEOUT_SECONDS
+        if late and self._stream and not self._moving and self.sent > self.answered:
+            error = EngineLost(f"the engine has owed a result for {RESULT_TIMEOUT_SECONDS:g} s")
+            _log.warning("engine lost", error=repr(error))
+            self._start_move("engine_lost", error)
+
+    async def close(self) -> None:
+        """Give the slot back for good. Idempotent; safe at any moment."""
+        self._closed = True
+        self._progress.set()
+        if self._moving:
+            self._moving.cancel()
+            await asyncio.gather(self._moving, return_exceptions=True)
+        await self._leave()
+
+    # ------------------------------------------------------------------ from the present engine
+
+    def _on_result(self, result: FrameResult) -> None:
+        recorder = self._opened()
+        if result.frame != recorder.answered:
+            self._fail(EngineLost(f"expected the result of frame {recorder.answered}, got that of {result.frame}"))
+            return
+        recorder.add_result(result)
+        self._moves_without_result = 0
+        self._owed_since = time.monotonic()
+        self._metrics.result_seconds.observe(self._owed_since - self._sent_at.popleft())
+        self._progress.set()
+        self._listener.on_result(result)
+
+    def _on_lost(self, ear: _Ear, error: SpeechError) -> None:
+        self._progress.set()  # a planned move may be waiting for results that will not come
+        if ear is self._ear and not self._moving and not self._closed:
+            _log.warning("engine lost", error=repr(error))
+            self._start_move("engine_lost", error)
+
+    def _on_draining(self, ear: _Ear) -> None:
+        if ear is self._ear and not self._moving and not self._closed:
+            self._start_move("draining")
+
+    # ------------------------------------------------------------------ inside
+
+    def _opened(self) -> Recorder:
+        assert self._recorder is not None, "open() comes first"
+        return self._recorder
+
+    async def _wait_for_room(self, recorder: Recorder) -> int:
+        """Frames that may be sent now, at least one."""
+        while True:
+            if self._error:
+                raise self._error
+            if self._closed:
+                raise EngineLost("the stream was closed")
+            room = self._settings.window_frames - (recorder.sent - recorder.answered)
+            if room > 0:
+                return room
+            self._progress.clear()
+            await self._progress.wait()
+
+    def _hand_over(self, stream: EngineStream, recorder: Recorder) -> None:
+        """Give the engine every frame that it does not have yet."""
+        if self._handed_over == recorder.answered:
+            self._owed_since = time.monotonic()
+        missing = recorder.sent - self._handed_over
+        if missing:
+            stream.send(recorder.unanswered[-missing:])
+            self._handed_over = recorder.sent
+
+    def _start_move(self, reason: Reason, error: SpeechError | None = None) -> None:
+        """Begin a move; `error` is what took the present engine away."""
+        self._moves_without_result += 1
+        if error and self._moves_without_result > MOVES_WITHOUT_RESULT:
+            self._fail(error)
+            return
+        self._moving = asyncio.create_task(self._move(reason), name=f"session-{self._id}-move")
+
+    async def _move(self, reason: Reason) -> None:
+        """Leave the present engine, if there is one, and go on in another slot."""
+        self._listener.on_state("migrating")
+        started_at = time.monotonic()
+        deadline = started_at + self._settings.move_timeout_seconds
+        try:
+            found = None
+            if reason == "draining":
+                await self._quiesce()
+                found = await self._find_slot_beside()
+            await self._leave()
+            stream, ear = found or await self._find_slot(deadline)
+        except SpeechError as error:
+            self._fail(error)
+            return
+        finally:
+            self._moving = None
+        recorder = self._opened()
+        self._stream, self._ear = stream, ear
+        self._handed_over = recorder.answered
+        self._hand_over(stream, recorder)
+        self._metrics.moves_total.labels(reason).inc()
+        self._metrics.move_seconds.observe(time.monotonic() - started_at)
+        _log.info("moved", reason=reason, seconds=round(time.monotonic() - started_at, 3), frame=recorder.answered)
+        self._listener.on_state("live")
+
+    async def _quiesce(self) -> None:
+        """Wait for the results of all frames that the engine was given; it is not given more meanwhile."""
+        try:
+            async with asyncio.timeout(QUIESCE_SECONDS):
+                while self._ear and not self._ear.lost and self.answered < self._handed_over:
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            _log.warning("left an engine that still owed results", frames=self._handed_over - self.answered)
+
+    async def _leave(self) -> None:
+        stream, ear, self._stream, self._ear = self._stream, self._ear, None, None
+        if ear:
+            ear.close()
+        if stream:
+            await stream.close()
+
+    async def _find_slot_beside(self) -> tuple[EngineStream, _Ear] | None:
+        """A slot on another engine while the present one is kept; None if that takes more than one try.
+
+        An engine that is stopped ends once it is empty, and what replaces it may only start then: do not hold it up.
+        """
+        try:
+            return await self._find_slot(deadline=0.0)
+        except (AtCapacity, EngineLost):
+            return None
+
+    async def _find_slot(self, deadline: float) -> tuple[EngineStream, _Ear]:
+        """A stream that continues this one, and who listens to it; at least one try.
+
+        Raises AtCapacity, EngineLost or StepFailed.
+        """
+        recorder = self._opened()
+        while True:
+            ear = _Ear(self)
+            try:
+                stream = await self._engines.open(self._id, ear, recorder.history())
+                if not ear.lost:
+                    return stream, ear
+                await stream.close()
+                raise ear.lost
+            except (AtCapacity, EngineLost) as error:
+                ear.close()
+                if time.monotonic() > deadline:
+                    raise
+                _log.info("no slot to move to yet", error=error.message)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _fail(self, error: SpeechError) -> None:
+        self._error = self._error or error
+        self._progress.set()
+        self._listener.on_failed(self._error)
