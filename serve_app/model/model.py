@@ -1,0 +1,162 @@
+"""The whole model: one batched step for one frame each of any subset of independent streams."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from serve_app.model.checkpoint import Checkpoint
+from serve_app.model.codec import Codec
+from serve_app.model.decoder import Decoder
+from serve_app.model.rows import Rows
+from serve_app.speech import FRAME_SAMPLES, History, ModelInfo
+
+
+class StepResult(NamedTuple):
+    """What one step says about each row, in the order of the slots given; all on the CPU."""
+
+    tokens: NDArray[np.int32]
+    """Text tokens, int32 [n]."""
+    codes: NDArray[np.int16]
+    """Audio codes, int16 [n, codebooks]."""
+    pauses: NDArray[np.float32]
+    """Pause probabilities, float32 [n, heads]; [n, 0] where the checkpoint has no pause heads."""
+
+
+class SpeechModel:
+    """Codec and decoder with state for `slots` streams, used by a single thread."""
+
+    def __init__(self, checkpoint: Checkpoint, slots: int) -> None:
+        """Allocate the caches of `slots` streams on the checkpoint's device, all of them new streams."""
+        if slots < 1:
+            raise ValueError(f"expected at least 1 slot, got {slots}")
+        self._info = checkpoint.info
+        self._slots = slots
+        self._device = checkpoint.device
+        self._cards = checkpoint.card, checkpoint.text_card
+        self._codec = Codec(checkpoint.mimi, checkpoint.info.codebooks, slots)
+        self._decoder = Decoder(checkpoint.lm, slots)
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the loaded model."""
+        return self._info
+
+    @property
+    def slots(self) -> int:
+        """How many streams the caches hold."""
+        return self._slots
+
+    @torch.inference_mode()
+    def reset(self, slots: NDArray[np.int64]) -> None:
+        """Make `slots` int64 [n] new streams. Raises ValueError for slots out of range or given twice."""
+        slots = self._ascending(slots)[0]
+        if len(slots):
+            self._codec.reset(slots)
+            self._decoder.reset(slots)
+
+    @torch.inference_mode()
+    def step(self, slots: NDArray[np.int64], frames: NDArray[np.float32]) -> StepResult:
+        """One frame for each of `slots`, int64 [n] distinct; `frames` float32 [n, FRAME_SAMPLES] at 24 kHz.
+
+        Raises ValueError for slots out of range or given twice and for frames of another shape.
+        """
+        if frames.shape != (len(slots), FRAME_SAMPLES):
+            raise ValueError(f"expected frames [{len(slots)}, {FRAME_SAMPLES}], got {list(frames.shape)}")
+        ascending, order = self._ascending(slots)
+        if not len(ascending):
+            return self._empty()
+        rows = Rows(ascending, self._device)
+        codes = self._codec.step(rows, self._upload(frames if order is None else frames[order]))
+        tokens, pauses = self._decoder.step(rows, codes)
+        result = StepResult(
+            tokens.to(torch.int32).cpu().numpy(), codes.to(torch.int16).cpu().numpy(), pauses.cpu().numpy()
+        )
+        if order is None:
+            return result
+        back = np.argsort(order)
+        return StepResult(result.tokens[back], result.codes[back], result.pauses[back])
+
+    def prefill(self, slots: Sequence[int], histories: Sequence[History]) -> Iterator[None]:
+        """Re-create streams from their histories; yields between bounded pieces of work.
+
+        The caller may step *other* slots between the pieces, and must run the iterator to its end (or reset the slots)
+        before it uses these. The codec hears the histories' audio one frame per call, as it would live, and all
+        sessions that still have audio at that point in one batch; then each decoder runs over its tokens and codes.
+        Raises ValueError for slots as `step` does, and for histories whose arrays do not fit together.
+        """
+        numbers = np.asarray(slots, np.int64)
+        if len(numbers) != len(histories):
+            raise ValueError(f"expected a history for each slot, got {len(numbers)} slots, {len(histories)} histories")
+        self._ascending(numbers)
+        for history in histories:
+            self._check(history)
+        return self._prefill(numbers, histories)
+
+    def warm_up(self) -> None:
+        """Run dummy steps of growing widths, so that a first live step is not a slow one. Leaves all slots reset."""
+        every = np.arange(self._slots)
+        self.reset(every)
+        widths = sorted({min(2**power, self._slots) for power in range(self._slots.bit_length() + 1)})
+        for width in widths:
+            for _ in range(2):
+                self.step(every[:width], np.zeros((width, FRAME_SAMPLES), np.float32))
+        self.reset(every)
+
+    def _prefill(self, slots: NDArray[np.int64], histories: Sequence[History]) -> Iterator[None]:
+        self.reset(slots)
+        lengths = np.array([len(history.audio) for history in histories])
+        for left in range(max(lengths, default=0), 0, -1):
+            moving = np.flatnonzero(lengths >= left)
+            moving = moving[np.argsort(slots[moving])]
+            self._hear(slots[moving], np.stack([histories[one].audio[-left] for one in moving]))
+            yield
+        for slot, history in zip(slots, histories, strict=True):
+            yield from self._decoder.prefill(int(slot), history)
+
+    @torch.inference_mode()
+    def _hear(self, slots: NDArray[np.int64], frames: NDArray[np.float32]) -> None:
+        self._codec.advance(Rows(slots, self._device), self._upload(frames))
+
+    def _upload(self, frames: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(frames, np.float32)).to(self._device)
+
+    def _empty(self) -> StepResult:
+        codes = np.zeros((0, self._info.codebooks), np.int16)
+        return StepResult(np.zeros(0, np.int32), codes, np.zeros((0, self._decoder.heads), np.float32))
+
+    def _ascending(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """The slots checked and in ascending order, and the order that made them so (None where they were)."""
+        if slots.ndim != 1 or slots.dtype != np.int64:
+            raise ValueError(f"expected slots int64 [n], got {slots.dtype} {list(slots.shape)}")
+        order = None
+        if len(slots) > 1 and not (slots[1:] > slots[:-1]).all():
+            order = np.argsort(slots)
+            slots = slots[order]
+            if not (slots[1:] > slots[:-1]).all():
+                twice = slots[1:][slots[1:] == slots[:-1]][0]
+                raise ValueError(f"expected distinct slots, got slot {twice} twice")
+        if len(slots) and not (slots[0] >= 0 and slots[-1] < self._slots):
+            wrong = slots[0] if slots[0] < 0 else slots[-1]
+            raise ValueError(f"expected slots from 0 to {self._slots - 1}, got {wrong}")
+        return slots, order
+
+    def _check(self, history: History) -> None:
+        tokens, codes, audio = history.tokens, history.codes, history.audio
+        kept, codebooks = len(tokens), self._info.codebooks
+        if tokens.ndim != 1 or codes.shape != (kept, codebooks):
+            raise ValueError(
+                f"expected tokens [n] and codes [n, {codebooks}], got {list(tokens.shape)} and {list(codes.shape)}"
+            )
+        if audio.ndim != 2 or audio.shape[1] != FRAME_SAMPLES:
+            raise ValueError(f"expected audio [m, {FRAME_SAMPLES}], got {list(audio.shape)}")
+        if max(kept, len(audio)) > history.next_frame:
+            raise ValueError(
+                f"expected at most {history.next_frame} frames of history, got {kept} tokens, {len(audio)} of audio"
+            )
+        for name, values, limit in (("codes", codes, self._cards[0]), ("tokens", tokens, self._cards[1])):
+            if kept and not (values.min() >= 0 and values.max() < limit):
+                raise ValueError(f"expected {name} from 0 to {limit - 1}, got {values.min()} to {values.max()}")

@@ -1,0 +1,42 @@
+"""Nearest codewords of Mimi's split residual quantizer, with everything that does not depend on the input prepared."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Quantizer:
+    """The encoding half of moshi's `SplitResidualVectorQuantizer`.
+
+    Its first codebooks ("semantic") and the others quantize two separate projections of the same latent.
+    """
+
+    def __init__(self, module: Any, codebooks: int) -> None:
+        """Take the first `codebooks` codebooks of a moshi `SplitResidualVectorQuantizer`."""
+        halves = (module.rvq_first, module.rvq_rest)
+        self._projection = torch.cat([half.input_proj.weight[:, :, 0] for half in halves])
+        layers = [half.vq.layers for half in halves]
+        counts = (len(layers[0]), codebooks - len(layers[0]))
+        self._halves = [
+            [self._prepare(layer._codebook.embedding) for layer in half[:count]]
+            for half, count in zip(layers, counts, strict=True)
+        ]
+
+    @staticmethod
+    def _prepare(embedding: Tensor) -> tuple[Tensor, Tensor]:
+        return embedding, embedding.square().sum(-1)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Codes int64 [n, codebooks] of `latents` float32 [n, dimension]."""
+        codes = []
+        for projected, half in zip(F.linear(latents, self._projection).chunk(2, -1), self._halves, strict=True):
+            residual = projected
+            for index, (embedding, norms) in enumerate(half):
+                # |x - e|^2 without |x|^2, which is the same for every codeword.
+                nearest = torch.addmm(norms, residual, embedding.T, alpha=-2).argmin(-1)
+                codes.append(nearest)
+                if index + 1 < len(half):
+                    residual = residual - embedding.index_select(0, nearest)
+        return torch.stack(codes, -1)
