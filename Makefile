@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+PYTHON ?=
 PORT ?= 8000
 MODEL ?= demo
 export UV_NO_PROGRESS ?= $(if $(CI),1,)

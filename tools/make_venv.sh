@@ -1,12 +1,19 @@
 #!/bin/sh
-# Makes the virtual environment: tools/make_venv.sh PYTHON FOLDER. Everything comes from requirements.lock.
+# Makes the virtual environment: tools/make_venv.sh PYTHON FOLDER, where PYTHON may be empty for any that is new enough.
+# Everything comes from requirements.lock.
 set -eu
-python=$1
 venv=$2
 
-if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "expected Python 3.11 or newer, found: ${python:-none} $("$python" --version 2>&1 || true)" >&2
-    echo "install one (Debian: apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python3.11" >&2
+python=
+for candidate in ${1:-python3 python3.13 python3.12 python3.11}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "expected Python 3.11 or newer as ${1:-python3}, found: $("${1:-python3}" --version 2>&1 || true)" >&2
+    echo "install one (Debian: apt-get install python3 python3-venv) or name it: make PYTHON=python3.12" >&2
     exit 1
 fi
 
