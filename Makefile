@@ -6,7 +6,6 @@ READY := $(VENV)/.ready
 PYTHON ?=
 PORT ?= 8000
 MODEL ?= demo
-export UV_NO_PROGRESS ?= $(if $(CI),1,)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test lint types unit format lock samples clean
