@@ -46,11 +46,12 @@ class _Conv:
         self._weight, self._bias = conv.weight, conv.bias
         self._options = {"stride": conv.stride, "dilation": conv.dilation, "groups": conv.groups}
         self._window, self._stride = conv.kernel_size[0], conv.stride[0]
-        self._plain = conv.dilation[0] == 1 and conv.groups == 1 and not conv.weight.is_cuda
-        self._matrix = self._weight.flatten(1).T.contiguous() if self._plain else None
         self._shape = (conv.in_channels, module._padding_total)
         self._replicate = module.pad_mode == "replicate"  # a new stream is padded with its first sample, not zeros
         self._start, self.stop = offset, offset + conv.in_channels * module._padding_total
+        self._matrix: Tensor | None = None
+        if conv.weight.device.type == "cpu" and conv.dilation[0] == conv.groups == 1:
+            self._matrix = conv.weight.flatten(1).T.contiguous()
 
     def __call__(self, x: Tensor, past: _Past) -> Tensor:
         tail = self._shape[1]
@@ -60,11 +61,12 @@ class _Conv:
                 left = torch.where(past.fresh[:, None, None], x[..., :1], previous)
             x = torch.cat([left, x], -1)
             previous.copy_(x[..., -tail:])
-        if self._matrix is None or (x.shape[-1] - self._window) // self._stride >= SHORT_OUTPUT:
+        outputs = (x.shape[-1] - self._window) // self._stride + 1
+        if self._matrix is None or outputs > SHORT_OUTPUT:
             return F.conv1d(x, self._weight, self._bias, **self._options)
         windows = x.unfold(-1, self._window, self._stride).transpose(1, 2).reshape(-1, len(self._matrix))
         y = windows @ self._matrix if self._bias is None else torch.addmm(self._bias, windows, self._matrix)
-        return y.view(len(x), -1, y.shape[-1]).transpose(1, 2)
+        return y.view(len(x), outputs, -1).transpose(1, 2)
 
 
 class Codec:

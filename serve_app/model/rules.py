@@ -33,10 +33,12 @@ def check_language_model(config: dict[str, Any], path: Path) -> None:
     require("causal", config.get("causal", True) is True, "true")
     require("positional_embedding", config.get("positional_embedding") == "rope", "'rope'")
     require("kv_repeat", config.get("kv_repeat", 1) == 1, "1")
-    for key in ("conditioners", "cross_attention", "quantize", "lora", "lora_name", "norm_emb"):
+    require("text_card_out", config.get("text_card_out") in (None, config["text_card"]), "absent, or text_card")
+    for key in (
+        *("conditioners", "cross_attention", "quantize", "lora", "lora_name", "norm_emb", "weights_per_step"),
+        *("skip_self_attn", "demux_second_stream", "demux_second_text_stream"),
+    ):
         require(key, not config.get(key), "absent or empty")
-    require("demux_second_stream", not config.get("demux_second_stream"), "absent or false")
-    require("demux_second_text_stream", not config.get("demux_second_text_stream"), "absent or false")
     fuser = config.get("fuser") or {}
     used = isinstance(fuser, dict) and any(fuser.get(method) for method in ("sum", "cross", "prepend"))
     require("fuser", isinstance(fuser, dict) and not used, "absent, or without conditions")
@@ -67,6 +69,9 @@ def check_codec(config: dict[str, Any] | None, path: Path, language_model: dict[
     context, positions = transformer.get("context"), FRAME_SAMPLES // codec_hop(config)
     good = _positive(context) and context >= positions
     require("transformer.context", good, f"at least {positions}, the positions of one frame", context)
+    width, heads = transformer.get("d_model"), transformer.get("num_heads")
+    good = _positive(width) and _positive(heads) and width % (2 * heads) == 0
+    require("transformer.d_model", good, "a multiple of twice transformer.num_heads", width)
     embedding = transformer.get("positional_embedding")
     require("transformer.positional_embedding", embedding == "rope", "'rope'", embedding)
     require("transformer.causal", transformer.get("causal") is True, "true", transformer.get("causal"))

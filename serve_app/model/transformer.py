@@ -101,7 +101,7 @@ class RingTransformer:
         self._dim = attention.embed_dim // self._heads
         half = torch.arange(self._dim // 2, dtype=torch.float32, device=weight.device)
         self._frequencies = torch.exp(half * (-math.log(module.max_period) * 2 / self._dim))  # moshi's `apply_rope`
-        self._device, self._dtype = weight.device, weight.dtype
+        self._device = weight.device
         # One head's keys (and its values) of one slot lie together, as attention reads them.
         self._caches = torch.zeros(
             len(self._layers), slots, 2, self._heads, self.context, self._dim, device=weight.device, dtype=weight.dtype

@@ -148,6 +148,8 @@ def test_an_unreadable_file_is_named(folder: Path, name: str, content: bytes, me
         ({"existing_text_padding_id": 5}, "expected existing_text_padding_id to be 3, got 5"),
         ({"existing_text_end_padding_id": 5}, "expected existing_text_end_padding_id to be 0, got 5"),
         ({"positional_embedding": "sin"}, "expected positional_embedding to be 'rope', got 'sin'"),
+        ({"num_heads": 5}, "expected dim to be a multiple of twice num_heads, got 32"),
+        ({"weights_per_step": 4}, "expected weights_per_step to be absent or empty, got 4"),
         ({"text_card": 41}, r"tokenizer.model: expected a piece for each of 41 tokens \(text_card\), got 40 pieces"),
         ({"stt_config": {}}, r"expected stt_config\.audio_delay_seconds, got nothing"),
         ({"stt_config__audio_delay_seconds": "0.5"}, r"expected stt_config\.audio_delay_seconds to be seconds"),
@@ -172,6 +174,7 @@ def test_a_language_model_that_does_not_fit_is_refused(folder: Path, changes: di
         ({"seanet__ratios": None}, "expected seanet.ratios to be factors whose product divides 1920, got None"),
         ({"seanet__activation": "Nonsense"}, "expected the configuration of a Mimi codec, got AttributeError"),
         ({"transformer__context": 1}, "expected transformer.context to be at least 2, the positions of one frame"),
+        ({"transformer__num_heads": 5}, "expected transformer.d_model to be a multiple of twice transformer.num_heads"),
         ({"quantizer__dimension": "many"}, "expected the configuration of a Mimi codec, got TypeError"),
     ],
 )
