@@ -57,6 +57,14 @@ class SessionTooLong(SpeechError):
     http_status = 413
 
 
+class UnknownSession(SpeechError):
+    """A resume token that was never given out, was used before, has expired, or belongs to somebody else."""
+
+    code = "unknown_session"
+    close_code = 1008
+    http_status = 404
+
+
 class SlowClient(SpeechError):
     """The client does not read what it is sent."""
 

@@ -252,6 +252,12 @@ class SessionSettings(_Group):
     park_after_seconds: float = Field(default=10.0, gt=0)
     """A session that gets no audio for this long gives its slot up, and takes one again when audio comes."""
 
+    resume_window_seconds: float = Field(default=60.0, ge=0)
+    """How long a session whose client was cut off waits for it to come back; it keeps no slot meanwhile."""
+
+    max_detached_sessions: int = Field(default=256, ge=0)
+    """Sessions without a client that an ingress replica keeps (1 to 3 MB each); one more pushes the oldest out."""
+
     move_timeout_seconds: float = Field(default=60.0, ge=0)
     """How long a session whose engine is gone waits for a slot on another one."""
 
@@ -331,6 +337,8 @@ ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], object]]] = Map
         "LOOM_MODEL_DEVICE": (("engine", "device"), str),
         "LOOM_MODEL_CACHE_DIR": (("engine", "model_cache_dir"), str),
         "IDLE_AUDIO_TIMEOUT_SECONDS": (("session", "idle_audio_timeout_seconds"), float),
+        "PARK_AFTER_SECONDS": (("session", "park_after_seconds"), float),
+        "RESUME_WINDOW_SECONDS": (("session", "resume_window_seconds"), float),
         "MAX_SESSION_SECONDS": (("session", "max_session_seconds"), float),
         "LOOM_LOG_LEVEL": (("log_level",), str),
     }

@@ -111,7 +111,7 @@ class IngressMetrics:
         self.sessions_open = Gauge("stt_sessions_open", "Sessions open now.", registry=registry)
         self.sessions_total = Counter(
             "stt_sessions_total",
-            "Sessions that ended, by how: done, disconnected, cancelled, or an error's code (at_capacity: no slot).",
+            "Sessions that ended, by how: done, left, disconnected, or an error's code (at_capacity: no slot).",
             ["outcome"],
             registry=registry,
         )

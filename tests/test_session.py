@@ -8,7 +8,7 @@ import pytest
 from conftest import DirectEngines, running_engines
 from prometheus_client import CollectorRegistry
 
-from serve_app.errors import AtCapacity, EngineLost, IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, StepFailed
+from serve_app.errors import AtCapacity, EngineLost, IdleTimeout, InvalidMessage, SessionTooLong, StepFailed
 from serve_app.session.session import Done, Flushed, Session, Status
 from serve_app.settings import EngineSettings, ModelSettings, SessionSettings
 from serve_app.speech import SAMPLE_RATE_HZ
@@ -40,7 +40,7 @@ async def opened(engines: DirectEngines, **settings):
 
 
 async def collect(session: Session) -> list:
-    return [event async for event in session.events()]
+    return [event async for _, event in session.events()]
 
 
 async def speak(session: Session, samples: np.ndarray) -> None:
@@ -99,13 +99,13 @@ async def test_a_flush_brings_out_what_was_said_and_the_clock_goes_on(engines, c
             await speak(session, clip.samples[position:cut])
             position = max(position, cut)
             await session.flush()
-            async for event in events:
+            async for _, event in events:
                 if isinstance(event, Word):
                     heard.append(event)
                 if isinstance(event, Flushed):
                     break
         await session.end()
-        rest = [event async for event in events]
+        rest = [event async for _, event in events]
     assert words(rest) == []
     assert isinstance(rest[-1], Done)
     assert rest[-1].audio_seconds == len(clip.samples) / SAMPLE_RATE_HZ
@@ -314,12 +314,70 @@ async def test_a_model_that_fails_on_every_engine_ends_the_session_with_its_erro
             await collect(session)
 
 
-async def test_more_events_than_the_buffer_holds_is_a_slow_client(engines, clip):
-    """Only possible for events that no audio causes, which the feeder's brake does not see: a storm of flushes."""
+async def test_a_storm_of_flushes_is_held_back_until_somebody_reads(engines):
     async with opened(engines, event_buffer=16) as session:
-        with pytest.raises(SlowClient, match="16 are waiting"):
-            while True:
+
+        async def storm() -> None:
+            for _ in range(100):
                 await session.flush()
+            await session.end()
+
+        storming = asyncio.create_task(storm())
+        await asyncio.sleep(0.2)
+        assert not storming.done()
+        assert await collect(session) == [Flushed()] * 100 + [Done(0.0)]
+
+
+async def test_a_client_that_was_cut_off_comes_back_and_misses_nothing(engines, clip):
+    """Feeder and reader are cancelled at any moment, again and again; the events are those of an undisturbed run."""
+    undisturbed, _ = await tokens_of(engines, clip.samples)
+    async with opened(engines) as session:
+        heard: list = []
+        seen = 0
+
+        async def read(after: int | None) -> None:
+            nonlocal seen
+            async for number, event in session.events(after):
+                if not isinstance(event, Status):
+                    heard.append(event)
+                    seen = number
+
+        async def talk() -> None:
+            await session.go_on()
+            taken = session.received[0]
+            await speak(session, clip.samples[taken:])
+            if not session.received[2]:
+                await session.end()
+
+        after = None
+        for lifetime_s in (0.05, 0.1, 0.01, 0.2, 0.03, 0.3, 10):
+            tasks = [asyncio.create_task(talk()), asyncio.create_task(read(after))]
+            await asyncio.wait(tasks, timeout=lifetime_s, return_when=asyncio.ALL_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results), results
+            if heard and isinstance(heard[-1], Done):
+                break
+            assert session.detach()
+            if len(heard) > 2:  # the network swallowed the last two
+                del heard[-2:]
+                seen -= 2
+            session.check_resume(seen)
+            after = seen
+    assert heard == undisturbed
+
+
+async def test_events_that_are_gone_cannot_be_resumed_from(engines, clip):
+    async with opened(engines, event_buffer=16) as session:
+        reading = asyncio.create_task(collect(session))
+        await speak(session, np.tile(clip.samples, 3))
+        await session.end()
+        await reading
+        session.check_resume(session._log.last_number)
+        for number in (0, session._log.last_number + 1):
+            with pytest.raises(InvalidMessage, match="cannot resume from there"):
+                session.check_resume(number)
 
 
 async def test_the_metrics_count_what_happened(engines, clip):

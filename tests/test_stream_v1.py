@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -92,13 +93,13 @@ async def send_clip(connection: ClientConnection, samples: np.ndarray, piece_byt
 async def test_a_clip_becomes_tokens_and_a_clean_end(service, clip):
     async with websockets.connect(service.url) as connection:
         ready = json.loads(await connection.recv())
-        assert set(ready) == {"type", "session_id", "model"}
+        assert set(ready) == {"type", "session_id", "model", "resume_token"}
         assert (ready["type"], ready["model"]) == ("ready", "demo")
         await send_clip(connection, clip.samples)
         await connection.send(END)
         events = await events_until_close(connection)
     assert text(events) == clip.words
-    assert events[-1] == {"type": "done", "audio_seconds": round(len(clip.samples) / 24_000, 3)}
+    assert events[-1] == {"type": "done", "audio_seconds": round(len(clip.samples) / 24_000, 3), "seq": events[-1]["seq"]}
     assert {event["type"] for event in events} == {"token", "vad_end", "done"}
     assert (connection.close_code, connection.close_reason) == (1000, "done")
     await service.wait_until_empty()
@@ -269,12 +270,133 @@ async def test_one_that_sends_nothing_is_told_and_its_slot_freed(engines):
         await service.wait_until_empty()
 
 
-async def test_one_that_vanishes_frees_its_slot(service, clip):
-    connection = await websockets.connect(service.url)
-    await send_clip(connection, clip.samples[:24_000])
-    connection.transport.abort()
+async def test_one_that_vanishes_frees_its_slot_at_once_and_is_forgotten_after_the_window(engines, clip):
+    async with serving(engines, session={"resume_window_seconds": 3}) as service:
+        connection = await websockets.connect(service.url)
+        await send_clip(connection, clip.samples[:24_000])
+        connection.transport.abort()
+        async with asyncio.timeout(3):
+            while service.engines.slots_used():
+                await asyncio.sleep(0.01)
+        await service.wait_until_empty()
+        assert service.outcomes("disconnected") == 1
+
+
+async def test_one_that_leaves_politely_frees_its_slot_and_is_not_kept(service, clip):
+    async with websockets.connect(service.url) as connection:
+        await connection.recv()
+        await send_clip(connection, clip.samples[:24_000])
     await service.wait_until_empty()
-    assert service.outcomes("disconnected") == 1
+    assert service.outcomes("left") == 1
+
+
+class Speaker:
+    """A client that is cut off at will and resumes."""
+
+    def __init__(self, url: str, samples: np.ndarray) -> None:
+        self.url = url
+        self.samples = samples
+        self.events: list[dict] = []
+        self.ready: dict = {}
+
+    @property
+    def last_seq(self) -> int:
+        return max((event.get("seq", 0) for event in self.events), default=0)
+
+    async def talk(self, seconds: float | None = None, headers: dict | None = None) -> None:
+        """Connect (again), send from where the server is, and be cut off after `seconds`, or else end."""
+        url = self.url
+        if self.ready:
+            url += f"?resume={self.ready['resume_token']}&last_seq={self.last_seq}"
+        async with websockets.connect(url, additional_headers=headers) as connection:
+            message = json.loads(await connection.recv())
+            if message["type"] == "error":
+                self.events.append(message)
+                return
+            self.ready = message
+            reading = asyncio.create_task(self.read(connection))
+            taken = self.ready.get("received", {"samples": 0})["samples"]
+            stop = len(self.samples) if seconds is None else taken + int(seconds * 24_000)
+            await send_clip(connection, self.samples[taken:stop])
+            if seconds is None:
+                await connection.send(END)
+                await reading
+            else:
+                await asyncio.sleep(0.05)
+                connection.transport.abort()
+                await reading
+
+    async def read(self, connection: ClientConnection) -> None:
+        self.events += await events_until_close(connection)
+
+
+async def test_a_client_that_is_cut_off_resumes_and_misses_nothing(service, clip):
+    speaker = Speaker(service.url, clip.samples)
+    for seconds in (1.3, 0.4, 2.0, 0.1):
+        await speaker.talk(seconds)
+    await speaker.talk()
+    heard = [event for event in speaker.events if "seq" in event]
+    assert all(later["seq"] > earlier["seq"] for earlier, later in itertools.pairwise(heard))
+    assert text(heard) == clip.words
+    assert heard[-1]["audio_seconds"] == round(len(clip.samples) / 24_000, 3)
+    await service.wait_until_empty()
+    assert service.outcomes("done") == 1
+
+
+async def test_a_resume_token_works_once_for_its_owner_and_until_the_session_is_over(service, clip):
+    speaker = Speaker(service.url, clip.samples)
+    await speaker.talk(1.0, headers={"Authorization": "Bearer mine"})
+    first = speaker.ready
+    thief = Speaker(service.url, clip.samples)
+    thief.ready = first
+    await thief.talk(headers={"Authorization": "Bearer another"})
+    assert thief.events[-1]["code"] == "unknown_session"
+    await speaker.talk(1.0, headers={"Authorization": "Bearer mine"})
+    again = Speaker(service.url, clip.samples)
+    again.ready = first
+    await again.talk(headers={"Authorization": "Bearer mine"})
+    assert again.events[-1]["code"] == "unknown_session"
+    await speaker.talk(headers={"Authorization": "Bearer mine"})
+    assert text([event for event in speaker.events if "seq" in event]) == clip.words
+    await again.talk()
+    assert again.events[-1]["code"] == "unknown_session"
+
+
+async def test_a_connection_that_hangs_is_replaced_by_the_one_that_resumes(service, clip):
+    """The client's network broke, the server has not noticed: the new connection takes the session over."""
+    hanging = await websockets.connect(service.url)
+    ready = json.loads(await hanging.recv())
+    await send_clip(hanging, clip.samples[:48_000])
+    await asyncio.sleep(0.3)
+    speaker = Speaker(service.url, clip.samples)
+    speaker.ready = ready
+    await speaker.talk()
+    assert text([event for event in speaker.events if "seq" in event]) == clip.words
+    await hanging.wait_closed()
+    assert hanging.close_reason == "the session goes on over another connection"
+    await service.wait_until_empty()
+
+
+@pytest.mark.parametrize(
+    "query", ["resume=&last_seq=0", "resume=abc&last_seq=-1", "resume=abc&last_seq=1e9", "resume=%00"]
+)
+async def test_a_wrong_resume_is_refused(service, query):
+    async with websockets.connect(f"{service.url}?{query}") as connection:
+        (error,) = await events_until_close(connection)
+    assert error["code"] in ("unknown_session", "invalid_message")
+    assert connection.close_code in (1003, 1008)
+
+
+async def test_only_so_many_sessions_wait_for_their_clients(engines, clip):
+    async with serving(engines, session={"max_detached_sessions": 2}) as service:
+        speakers = [Speaker(service.url, clip.samples[:60_000]) for _ in range(3)]
+        for speaker in speakers:
+            await speaker.talk(0.5)
+            await asyncio.sleep(0.1)
+        for speaker in speakers:
+            await speaker.talk()
+        assert speakers[0].events[-1]["code"] == "unknown_session"
+        assert [speaker.events[-1]["type"] for speaker in speakers[1:]] == ["done", "done"]
 
 
 async def test_one_that_never_reads_is_dropped_and_its_slot_freed(engines, clip):

@@ -2,7 +2,6 @@
 
 import os
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,11 +14,10 @@ from starlette.websockets import WebSocket
 from serve_app.protocols.conversation import converse
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.session.engines import EnginePool
+from serve_app.session.registry import SessionRegistry
 from serve_app.session.session import Session
 from serve_app.settings import Settings
-from serve_app.telemetry import IngressMetrics, get_logger, render, session_context
-
-_log = get_logger(__name__)
+from serve_app.telemetry import IngressMetrics, render
 
 
 class Ingress:
@@ -29,7 +27,7 @@ class Ingress:
         self._settings = settings
         self._engines = engines
         self._metrics = metrics
-        self._sessions: set[str] = set()
+        self._sessions = SessionRegistry(self._new_session, settings.session, metrics)
         self._started_at = time.time()
 
     def application(self) -> Starlette:
@@ -47,10 +45,15 @@ class Ingress:
             lifespan=self._lifespan,
         )
 
+    def _new_session(self, session_id: str) -> Session:
+        settings = self._settings
+        return Session(session_id, self._engines, settings.session, settings.model_settings, self._metrics)
+
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._engines.start()
         yield
+        await self._sessions.stop()
         await self._engines.stop()
 
     async def information(self, request: Request) -> Response:
@@ -97,24 +100,5 @@ class Ingress:
 
     async def stream_v1(self, websocket: WebSocket) -> None:
         """`WS /v1/stream`."""
-        session_id = uuid.uuid4().hex
-        with session_context(session_id):
-            session = Session(
-                session_id, self._engines, self._settings.session, self._settings.model_settings, self._metrics
-            )
-            dialect = StreamV1(websocket.query_params, self._settings.model)
-            outcome, started_at = "cancelled", time.monotonic()
-            self._sessions.add(session_id)
-            self._metrics.sessions_open.inc()
-            try:
-                outcome = await converse(websocket, session, dialect, self._settings.ingress)
-            finally:
-                self._sessions.discard(session_id)
-                self._metrics.sessions_open.dec()
-                self._metrics.sessions_total.labels(outcome).inc()
-                _log.info(
-                    "session over",
-                    outcome=outcome,
-                    duration_seconds=round(time.monotonic() - started_at, 3),
-                    audio_seconds=round(session.audio_seconds, 3),
-                )
+        dialect = StreamV1(websocket.query_params, self._settings.model)
+        await converse(websocket, dialect, self._sessions, self._settings.ingress)

@@ -12,11 +12,12 @@ from starlette.datastructures import QueryParams
 
 from serve_app.audio.pcm import Float32Decoder
 from serve_app.errors import InvalidMessage, SpeechError
-from serve_app.protocols.conversation import Message
+from serve_app.protocols.conversation import Message, Resume
 from serve_app.session.session import Done, Event, Flushed, Session, Status
 from serve_app.transcript import Token, TurnEnd, Word
 
 END_OF_STREAM = "EOS"
+MAX_DIGITS = 12
 SHOWN_CHARACTERS = 80
 """How much of a wrong message an error repeats."""
 
@@ -28,33 +29,43 @@ class StreamV1:
         """`query` is the connection's; `words=true` asks for word messages."""
         self._query = query
         self._words = False
+        self._resumes = False
         self._model = model
         self._decoder = Float32Decoder()
 
-    def check_request(self) -> None:
+    def check_request(self) -> Resume | None:
         """Read the query."""
         self._words = _flag(self._query, "words")
+        token, last_seq = self._query.get("resume"), self._query.get("last_seq", "0")
+        if token is None:
+            return None
+        if not last_seq.isascii() or not last_seq.isdigit() or len(last_seq) > MAX_DIGITS:
+            raise InvalidMessage(f"?last_seq=: expected the number of an event, got {last_seq[:SHOWN_CHARACTERS]!r}")
+        self._resumes = True
+        return Resume(token, int(last_seq))
 
-    def ready(self, session: Session) -> Iterable[Message]:
-        """`{"type": "ready", "session_id": …, "model": …}`."""
-        yield _json("ready", session_id=session.id, model=self._model)
+    def ready(self, session: Session, resume_token: str) -> Iterable[Message]:
+        """`{"type": "ready", "session_id": …, "model": …, "resume_token": …}`; `received` when it is resumed."""
+        samples, flushes, ended = session.received
+        received = {"received": {"samples": samples, "flushes": flushes, "end": ended}} if self._resumes else {}
+        yield _json("ready", session_id=session.id, model=self._model, resume_token=resume_token, **received)
 
-    def event(self, event: Event) -> Iterable[Message]:
-        """One message for each event, words only where they were asked for."""
+    def event(self, number: int, event: Event) -> Iterable[Message]:
+        """One message for each event, words only where they were asked for; `seq` is the event's number."""
         match event:
             case Token(text=text):
-                yield _json("token", text=text)
+                yield _json("token", text=text, seq=number)
             case Word(text=text, start_s=start, end_s=end):
                 if self._words:
-                    yield _json("word", text=text, start=round(start, 3), end=round(end, 3))
+                    yield _json("word", text=text, start=round(start, 3), end=round(end, 3), seq=number)
             case TurnEnd():
-                yield _json("vad_end")
+                yield _json("vad_end", seq=number)
             case Status(state=state):
                 yield _json("status", state=state)
             case Flushed():
-                yield _json("flushed")
+                yield _json("flushed", seq=number)
             case Done(audio_seconds=audio_seconds):
-                yield _json("done", audio_seconds=round(audio_seconds, 3))
+                yield _json("done", audio_seconds=round(audio_seconds, 3), seq=number)
 
     def error(self, error: SpeechError) -> Iterable[Message]:
         """`{"type": "error", "code": …, "message": …}`, with `retry_after_s` where trying again makes sense."""

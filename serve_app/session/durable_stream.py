@@ -124,23 +124,22 @@ class DurableStream:
         """Frames answered so far."""
         return self._recorder.answered if self._recorder else 0
 
-    async def send(self, frames: NDArray[np.float32]) -> None:
-        """Send frames, float32 [n, FRAME_SAMPLES]; waits while a window of them is unanswered (backpressure).
+    async def send_some(self, frames: NDArray[np.float32]) -> int:
+        """Send the first of these frames, float32 [n, FRAME_SAMPLES], as many as there is room for: at least one.
 
-        While the stream is between two engines a window of frames is kept. Raises what ended the stream, if it is over.
+        Waits while a window of frames is unanswered (backpressure); a cancellation while it waits sends none. While the
+        stream is between two engines a window of frames is kept. Raises what ended the stream, if it is over.
         """
         recorder = self._opened()
-        start = 0
-        while start < len(frames):
-            piece = frames[start : start + await self._wait_for_room(recorder)]
-            recorder.add_frames(piece)
-            self._sent_at.extend([time.monotonic()] * len(piece))
-            self._metrics.frames_total.inc(len(piece))
-            start += len(piece)
-            if self._stream and not self._moving:
-                self._hand_over(self._stream, recorder)
-            elif not self._moving:
-                self._start_move("unpark")
+        piece = frames[: await self._wait_for_room(recorder)]
+        recorder.add_frames(piece)
+        self._sent_at.extend([time.monotonic()] * len(piece))
+        self._metrics.frames_total.inc(len(piece))
+        if self._stream and not self._moving:
+            self._hand_over(self._stream, recorder)
+        elif not self._moving:
+            self._start_move("unpark")
+        return len(piece)
 
     async def park(self) -> bool:
         """Give the slot up until the next frame comes; False if the stream is busy."""

@@ -1,7 +1,8 @@
 """One conversation: audio in, transcript events out, from `open` to `close`.
 
-Knows no wire format and no Ray. One task feeds it, another one reads `events`; both may be cancelled at any time, and
-`close` gives the engine's slot back whatever has happened.
+Knows no wire format and no Ray. One task feeds it, another one reads `events`. Both may be cancelled at any time and
+others take their place, for a client that was cut off and comes back: nothing that was taken is lost. `close` gives the
+engine's slot back whatever has happened.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from serve_app.errors import IdleTimeout, InvalidMessage, SessionTooLong, SlowCl
 from serve_app.session import durable_stream
 from serve_app.session.durable_stream import DurableStream
 from serve_app.session.engines import Engines
+from serve_app.session.event_log import EventLog
 from serve_app.session.timeline import Timeline
 from serve_app.settings import ModelSettings, SessionSettings
 from serve_app.speech import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLE_RATE_HZ, FrameResult
@@ -84,14 +86,16 @@ class Session:
         self._client_samples = 0
         self._first_audio_at: float | None = None
         self._has_spoken = False
-        self._flushed_frames = 0  # frames sent up to the last flush
+        self._queued_frames = 0  # frames made so far: sent, or waiting in `_outgoing`
+        self._flushed_frames = 0  # of those, the ones up to the last flush
+        self._flushes = 0
+        self._outgoing: deque[NDArray[np.float32] | Event] = deque()  # frames to send, and what to say behind them
         self._markers: deque[tuple[int, Event]] = deque()
-        self._events: deque[Event] = deque()
-        self._arrived = asyncio.Event()  # for the reader: an event, or the session failed
-        self._taken = asyncio.Event()  # for the feeder: an event was read, or the session failed
+        self._log: EventLog[Event] = EventLog(settings.event_buffer)
 
         self._opened_at = self._last_audio_at = time.monotonic()
         self._feeding = False
+        self._has_client = True
         self._watch: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ for the feeder
@@ -108,32 +112,58 @@ class Session:
         self._opened_at = self._last_audio_at = time.monotonic()
         self._metrics.admission_seconds.observe(self._opened_at - asked_at)
         self._watch = asyncio.create_task(self._watch_deadlines(), name=f"session-{self.id}-deadlines")
-        await self._send_silence(self._info.silence_prefix_frames)
+        self._queue_silence(self._info.silence_prefix_frames)
+        await self._send_outgoing()
 
     async def feed(self, samples: NDArray[np.float32]) -> None:
         """Take audio, float32 [n] at 24 kHz; waits while the engine is a window behind (backpressure)."""
         self._require(State.LIVE)
         self._first_audio_at = self._first_audio_at or time.monotonic()
         self._client_samples += len(samples)
-        self._feeding = True
-        try:
-            await self._send(self._framer.push(samples))
-        finally:
-            self._feeding = False
-            self._last_audio_at = time.monotonic()  # waiting for room is not idling
+        self._queue(self._framer.push(samples))
+        await self._send_outgoing()
 
     async def flush(self) -> None:
         """Bring out everything said so far, then a Flushed event; the session goes on."""
         self._require(State.LIVE)
-        await self._send_until_words_are_out()
-        self._mark(Flushed())
+        self._flushes += 1
+        self._queue_until_words_are_out()
+        self._outgoing.append(Flushed())
+        await self._send_outgoing()
 
     async def end(self) -> None:
         """Bring out the rest, then a Done event; no more audio is taken."""
         self._require(State.LIVE)
         self._state = State.ENDING
-        await self._send_until_words_are_out()
-        self._mark(Done(self.audio_seconds))
+        self._queue_until_words_are_out()
+        self._outgoing.append(Done(self.audio_seconds))
+        await self._send_outgoing()
+
+    # ------------------------------------------------------------------ for a client that was cut off
+
+    def detach(self) -> bool:
+        """The client is gone; the slot is given up soon. False if there is nothing that it could come back to."""
+        self._has_client = False
+        return not self._error and self._state in (State.LIVE, State.ENDING) and self._client_samples > 0
+
+    def check_resume(self, last_number: int) -> None:
+        """The client is back and has seen the events up to this number.
+
+        Raises InvalidMessage if events that it has not seen are no longer kept.
+        """
+        if not self._log.has_all_after(last_number):
+            raise InvalidMessage(f"expected the number of a recent event, got {last_number}: cannot resume from there")
+        self._has_client = True
+        self._last_audio_at = time.monotonic()
+
+    async def go_on(self) -> None:
+        """Send what was taken from the client before it was cut off."""
+        await self._send_outgoing()
+
+    @property
+    def received(self) -> tuple[int, int, bool]:
+        """What has been taken from the client so far: samples, flushes, and whether the end."""
+        return self._client_samples, self._flushes, self._state is State.ENDING
 
     @property
     def audio_seconds(self) -> float:
@@ -142,19 +172,15 @@ class Session:
 
     # ------------------------------------------------------------------ for the reader
 
-    async def events(self) -> AsyncIterator[Event]:
-        """The session's events; ends after Done. Raises the error that ended the session, if one did."""
-        while True:
-            while self._events:
-                event = self._events.popleft()
-                self._taken.set()
-                yield event
-                if isinstance(event, Done):
-                    return
-            if self._error:
-                raise self._error
-            self._arrived.clear()
-            await self._arrived.wait()
+    async def events(self, after: int | None = None) -> AsyncIterator[tuple[int, Event]]:
+        """The session's events and their numbers, those not read yet or all after a number; ends after Done.
+
+        Raises the error that ended the session, if one did.
+        """
+        async for number, event in self._log.read(after):
+            yield number, event
+            if isinstance(event, Done):
+                return
 
     async def close(self) -> None:
         """Give the slot back and stop. Idempotent; safe in any state."""
@@ -187,39 +213,48 @@ class Session:
         if self._state is not state:
             raise InvalidMessage(f"expected a session that is {state.value}, this one is {self._state.value}")
 
-    async def _send(self, frames: NDArray[np.float32]) -> None:
+    def _queue(self, frames: NDArray[np.float32]) -> None:
         window = self._settings.window_frames
-        for start in range(0, len(frames), window):
-            await self._wait_for_reader()
-            await self._stream.send(frames[start : start + window])
+        self._outgoing.extend(frames[start : start + window] for start in range(0, len(frames), window))
+        self._queued_frames += len(frames)
 
-    async def _wait_for_reader(self) -> None:
-        """A reader that lags holds the feeder back long before the event buffer overflows."""
-        while not self._error and len(self._events) > self._settings.event_buffer // 2:
-            self._taken.clear()
-            await self._taken.wait()
-        if self._error:
-            raise self._error
+    def _queue_silence(self, frames: int) -> None:
+        self._timeline.insert(self._queued_frames * FRAME_SAMPLES, frames * FRAME_SAMPLES)
+        self._queue(np.zeros((frames, FRAME_SAMPLES), dtype=np.float32))
 
-    async def _send_until_words_are_out(self) -> None:
-        """Complete the last frame, then send silence for the model's delay and a little more."""
+    def _queue_until_words_are_out(self) -> None:
+        """Complete the last frame, then queue silence for the model's delay and a little more."""
         last, padding = self._framer.pad()
         if last is not None:
-            self._timeline.insert((self._stream.sent + 1) * FRAME_SAMPLES - padding, padding)
-            await self._send(last[None])
-        if self._stream.sent > self._flushed_frames:
+            self._timeline.insert((self._queued_frames + 1) * FRAME_SAMPLES - padding, padding)
+            self._queue(last[None])
+        if self._queued_frames > self._flushed_frames:
             extra = round(self._settings.flush_silence_seconds * FRAMES_PER_SECOND)
-            await self._send_silence(self._info.delay_frames + extra)
-        self._flushed_frames = self._stream.sent
+            self._queue_silence(self._info.delay_frames + extra)
+        self._flushed_frames = self._queued_frames
 
-    async def _send_silence(self, frames: int) -> None:
-        self._timeline.insert(self._stream.sent * FRAME_SAMPLES, frames * FRAME_SAMPLES)
-        await self._send(np.zeros((frames, FRAME_SAMPLES), dtype=np.float32))
-
-    def _mark(self, event: Event) -> None:
-        """Emit the event once every frame sent so far has its result."""
-        self._markers.append((self._stream.sent, event))
-        self._pass_markers()
+    async def _send_outgoing(self) -> None:
+        """Send what is queued. What a cancellation leaves is sent by the next call."""
+        self._feeding = True
+        try:
+            while self._outgoing:
+                # A reader that lags holds the feeder back long before the event log is full.
+                await self._log.wait_until_half_read()
+                if self._error:
+                    raise self._error
+                match self._outgoing[0]:
+                    case np.ndarray() as frames:
+                        sent = await self._stream.send_some(frames)
+                        self._outgoing.popleft()
+                        if sent < len(frames):
+                            self._outgoing.appendleft(frames[sent:])
+                    case event:
+                        self._outgoing.popleft()
+                        self._markers.append((self._stream.sent, event))
+                        self._pass_markers()
+        finally:
+            self._feeding = False
+            self._last_audio_at = time.monotonic()  # waiting for room is not idling
 
     def _pass_markers(self) -> None:
         while self._markers and self._markers[0][0] <= self._stream.answered:
@@ -228,11 +263,11 @@ class Session:
             self._emit(self._markers.popleft()[1])
 
     def _emit(self, event: Event) -> None:
-        if len(self._events) >= self._settings.event_buffer:
-            self._fail(SlowClient(f"expected the client to read its events, {len(self._events)} are waiting"))
+        try:
+            self._log.append(event, numbered=not isinstance(event, Status))
+        except SlowClient as error:
+            self._fail(error)
             return
-        self._events.append(event)
-        self._arrived.set()
         self._count(event)
 
     def _count(self, event: Event) -> None:
@@ -249,8 +284,7 @@ class Session:
 
     def _fail(self, error: SpeechError) -> None:
         self._error = self._error or error
-        self._arrived.set()
-        self._taken.set()
+        self._log.fail(self._error)
 
     async def _watch_deadlines(self) -> None:
         """Fail the session at the first deadline that passes; give its slot up while nobody speaks."""
@@ -258,14 +292,15 @@ class Session:
         while not self._error:
             now = time.monotonic()
             too_long_at = self._opened_at + settings.max_session_seconds
-            idle_s = 0.0 if self._feeding or self._state is not State.LIVE else now - self._last_audio_at
+            waiting = self._state is State.LIVE and not self._feeding
+            idle_s = now - self._last_audio_at if waiting else 0.0
             if now >= too_long_at:
                 self._fail(SessionTooLong(f"expected a session of at most {settings.max_session_seconds:g} s"))
                 return
-            if idle_s >= settings.idle_audio_timeout_seconds:
+            if idle_s >= settings.idle_audio_timeout_seconds and self._has_client:
                 self._fail(IdleTimeout(f"expected audio, got none for {settings.idle_audio_timeout_seconds:g} s"))
                 return
-            if idle_s >= settings.park_after_seconds:
+            if not self._has_client or idle_s >= settings.park_after_seconds:
                 await self._stream.park()
             self._stream.check()
             # The idle deadline moves all the time: look again when it may be due, and at least every second.
