@@ -1,30 +1,19 @@
 """What tests of several modules share: the demo model, and engines without Ray."""
 
-import json
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from numpy.typing import NDArray
 
 from serve_app import settings as settings_module
-from serve_app.audio.files import read_audio
 from serve_app.engine.batcher import Model
 from serve_app.engine.loading import load_model
-from serve_app.engine.service import EngineService, Lease
-from serve_app.errors import AtCapacity, EngineLost, SpeechError
-from serve_app.link.client import LinkClient, StreamListener
-from serve_app.settings import EngineSettings, LinkSettings, Settings
-from serve_app.speech import FRAME_SAMPLES, History, ModelInfo
+from serve_app.settings import Settings
+from tests.support import Clip, DirectEngines, manifest, running_engines
 
-PROJECT = Path(__file__).parent.parent
-SAMPLES = PROJECT / "configs" / "samples"
 CLIP_SLOTS = 8
 
 # Two slow cores shared with an engine: how long an example takes to draw or to run says nothing about the code.
@@ -55,32 +44,6 @@ def other_model(settings: Settings) -> Model:
     return load_model(settings)
 
 
-class Clip:
-    """A sample clip with its reference."""
-
-    def __init__(self, entry: dict) -> None:
-        self.path = SAMPLES / entry["file"]
-        self.words = [word["text"] for word in entry["words"]]
-        self.times = [(word["start"], word["end"]) for word in entry["words"]]
-        self.language = entry["language"]
-
-    @property
-    def samples(self) -> NDArray[np.float32]:
-        """The audio, float32 [n] at 24 kHz."""
-        return read_audio(self.path)
-
-    @property
-    def frames(self) -> NDArray[np.float32]:
-        """The audio with two seconds of silence behind it, float32 [n, FRAME_SAMPLES]."""
-        samples = self.samples
-        padded = np.pad(samples, (0, 48_000 + -(len(samples) + 48_000) % FRAME_SAMPLES))
-        return padded.reshape(-1, FRAME_SAMPLES)
-
-
-def manifest() -> list[dict]:
-    return json.loads((SAMPLES / "manifest.json").read_text())
-
-
 @pytest.fixture(scope="session")
 def clips() -> list[Clip]:
     """The sample clips of less than a minute."""
@@ -91,94 +54,6 @@ def clips() -> list[Clip]:
 def clip(clips: list[Clip]) -> Clip:
     """The clip of `make demo`."""
     return clips[0]
-
-
-class _LeasedStream:
-    def __init__(self, link: LinkClient, lease: Lease, closing: Iterator[None]) -> None:
-        self._link = link
-        self._stream = lease.grant.stream
-        self._closing = closing
-
-    def send(self, frames: NDArray[np.float32]) -> None:
-        self._link.send(self._stream, frames)
-
-    async def close(self) -> None:
-        self._link.detach(self._stream)
-        next(self._closing, None)
-
-
-class DirectEngines:
-    """Engines in this process, each behind a real link: `ServeEngines` without Ray. The first with room wins."""
-
-    def __init__(self, engines: list[tuple[EngineService, LinkClient]]) -> None:
-        self.engines = engines
-        self.service, self.link = engines[0]
-        self.is_ready = True
-
-    @property
-    def info(self) -> ModelInfo:
-        return self.service.info
-
-    def loads(self) -> dict[str, dict[str, float]]:
-        return {link.name: link.load for _, link in self.engines}
-
-    def start(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
-
-    async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> _LeasedStream:
-        error: SpeechError = EngineLost("no engine is there")
-        for service, link in self.engines:
-            leases: list[Lease] = []
-            closing = self._hold(service, leases, history)
-            try:
-                next(closing)
-                await link.attach(leases[0].grant, listener)
-            except (AtCapacity, EngineLost) as why:
-                error = why
-                next(closing, None)
-                continue
-            return _LeasedStream(link, leases[0], closing)
-        raise error
-
-    @staticmethod
-    def _hold(service: EngineService, leases: list[Lease], history: History | None) -> Iterator[None]:
-        with service.lease(history) as lease:
-            leases.append(lease)
-            yield
-
-    async def kill(self, number: int) -> None:
-        """Lose an engine without a word, as when its process dies."""
-        _, link = self.engines.pop(number)
-        await link.close()
-
-    def slots_used(self) -> int:
-        return int(sum(service.load()["slots_used"] for service, _ in self.engines))
-
-
-@asynccontextmanager
-async def running_engines(
-    *models: Model, engine: EngineSettings | None = None, link: LinkSettings | None = None
-) -> AsyncIterator[DirectEngines]:
-    """One engine for each model, and links to them."""
-    link = link or LinkSettings()
-    engines: list[tuple[EngineService, LinkClient]] = []
-    try:
-        for number, model in enumerate(models, 1):
-            name = f"engine-{number}"
-            service = EngineService(model, name=name, engine=engine or EngineSettings(), link=link)
-            await service.start("127.0.0.1")
-            with service.lease() as lease:
-                host, port = lease.grant.host, lease.grant.port
-            engines.append((service, await LinkClient.connect(host, port, link, name=name)))
-        started = list(engines)
-        yield DirectEngines(engines)
-    finally:
-        for service, client in started:
-            await client.close()
-            await service.stop()
 
 
 @pytest.fixture

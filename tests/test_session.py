@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from conftest import DirectEngines, running_engines
 from prometheus_client import CollectorRegistry
 
 from serve_app.errors import AtCapacity, EngineLost, IdleTimeout, InvalidMessage, SessionTooLong, StepFailed
@@ -14,6 +13,7 @@ from serve_app.settings import EngineSettings, ModelSettings, SessionSettings
 from serve_app.speech import SAMPLE_RATE_HZ
 from serve_app.telemetry import IngressMetrics
 from serve_app.transcript import Token, TurnEnd, Word
+from tests.support import DirectEngines, running_engines
 
 CHUNK = 2_000
 """Samples per call: not a whole number of frames."""

@@ -6,63 +6,16 @@ import itertools
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 import websockets
-from conftest import DirectEngines
-from prometheus_client import CollectorRegistry
 from websockets.asyncio.client import ClientConnection
 
-from serve_app import settings as settings_module
-from serve_app.ingress.routes import Ingress
-from serve_app.telemetry import IngressMetrics
+from tests.support import Service, serving
 
 FLUSH, END = '{"type": "flush"}', '{"type": "end"}'
-
-
-class Service:
-    """A running ingress."""
-
-    def __init__(self, port: int, engines: DirectEngines, metrics: IngressMetrics) -> None:
-        self.port = port
-        self.engines = engines
-        self.metrics = metrics
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/v1/stream"
-
-    def outcomes(self, code: str) -> float:
-        return self.metrics.registry.get_sample_value("stt_sessions_total", {"outcome": code}) or 0.0
-
-    async def wait_until_empty(self) -> None:
-        """Every slot is free again, and no session open."""
-        async with asyncio.timeout(10):
-            while self.engines.slots_used() or self.metrics.registry.get_sample_value("stt_sessions_open"):
-                await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def serving(engines: DirectEngines, **args) -> AsyncIterator[Service]:
-    settings = settings_module.from_args(args, environ={})
-    metrics = IngressMetrics(CollectorRegistry(), engines.loads)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(Ingress(settings, engines, metrics).application(), log_level="warning", lifespan="on")
-    )
-    running = asyncio.create_task(server.serve([listener]))
-    async with asyncio.timeout(10):
-        while not server.started:
-            await asyncio.sleep(0.01)
-    try:
-        yield Service(listener.getsockname()[1], engines, metrics)
-    finally:
-        server.should_exit = True
-        await running
 
 
 @pytest.fixture
@@ -99,7 +52,11 @@ async def test_a_clip_becomes_tokens_and_a_clean_end(service, clip):
         await connection.send(END)
         events = await events_until_close(connection)
     assert text(events) == clip.words
-    assert events[-1] == {"type": "done", "audio_seconds": round(len(clip.samples) / 24_000, 3), "seq": events[-1]["seq"]}
+    assert events[-1] == {
+        "type": "done",
+        "audio_seconds": round(len(clip.samples) / 24_000, 3),
+        "seq": events[-1]["seq"],
+    }
     assert {event["type"] for event in events} == {"token", "vad_end", "done"}
     assert (connection.close_code, connection.close_reason) == (1000, "done")
     await service.wait_until_empty()

@@ -51,7 +51,7 @@ async def _print_events(
         async for arrival in client.transcribe(url, samples, rtf=rtf, words=words, api_key=api_key):
             match arrival.event:
                 case event if as_json:
-                    print(event.model_dump_json(), flush=True)
+                    print(event.model_dump_json(exclude_none=True), flush=True)
                 case client.Word(text=text, start=start, end=end) if words:
                     print(f"{start:.2f}-{end:.2f} {text}", flush=True)
                 case client.Token(text=text) if not words:

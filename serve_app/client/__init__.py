@@ -10,7 +10,7 @@ from serve_app.client.errors import (
     ServerError,
     ServerSilent,
 )
-from serve_app.client.events import Done, Event, Flushed, Ready, Token, TurnEnd, Unknown, Word
+from serve_app.client.events import Done, Event, Flushed, Ready, Status, Token, TurnEnd, Unknown, Word
 from serve_app.client.stream import Stream, connect
 from serve_app.client.transcribe import Arrival, Pace, transcribe
 
@@ -29,6 +29,7 @@ __all__ = [
     "Ready",
     "ServerError",
     "ServerSilent",
+    "Status",
     "Stream",
     "Token",
     "TurnEnd",

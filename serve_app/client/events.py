@@ -14,22 +14,40 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
+class Received(_Message):
+    """What the server has taken of a session that is resumed."""
+
+    samples: int
+    flushes: int
+    end: bool
+
+
 class Ready(_Message):
     """The session has its slot; the server listens."""
 
     type: Literal["ready"] = "ready"
     session_id: str
     model: str
+    resume_token: str | None = None
+    """What takes the session up again after a broken connection; None from a server that cannot."""
+    received: Received | None = None
 
 
-class Token(_Message):
+class _Numbered(_Message):
+    """Common to what the session says: the event's number, for a client that has to say what it has seen."""
+
+    seq: int | None = None
+    """None from a server that does not count."""
+
+
+class Token(_Numbered):
     """A piece of text, as soon as the model has it; pieces that start a word start with a space."""
 
     type: Literal["token"] = "token"
     text: str
 
 
-class Word(_Message):
+class Word(_Numbered):
     """A whole word, once its end is known; `start` and `end` are seconds from the session's first sample."""
 
     type: Literal["word"] = "word"
@@ -38,23 +56,30 @@ class Word(_Message):
     end: float
 
 
-class TurnEnd(_Message):
+class TurnEnd(_Numbered):
     """The speaker has paused: a turn is over."""
 
     type: Literal["vad_end"] = "vad_end"
 
 
-class Flushed(_Message):
+class Flushed(_Numbered):
     """Everything said before the flush is out."""
 
     type: Literal["flushed"] = "flushed"
 
 
-class Done(_Message):
+class Done(_Numbered):
     """The session is over; `audio_seconds` is how much audio the server heard."""
 
     type: Literal["done"] = "done"
     audio_seconds: float
+
+
+class Status(_Message):
+    """The session moves to another engine, is live again, or has given its slot up until audio comes."""
+
+    type: Literal["status"] = "status"
+    state: str
 
 
 class Ping(_Message):
@@ -80,15 +105,15 @@ class Unknown(_Message):
     """Everything the message said besides its type."""
 
 
-Event = Ready | Token | Word | TurnEnd | Flushed | Done | Unknown
+Event = Ready | Token | Word | TurnEnd | Flushed | Status | Done | Unknown
 """What a stream yields."""
 
 _Known = Annotated[
-    Ready | Token | Word | TurnEnd | Flushed | Done | Ping | Failure,
+    Ready | Token | Word | TurnEnd | Flushed | Status | Done | Ping | Failure,
     Field(discriminator="type"),
 ]
-_known: TypeAdapter[Ready | Token | Word | TurnEnd | Flushed | Done | Ping | Failure] = TypeAdapter(_Known)
-_TYPES = frozenset({"ready", "token", "word", "vad_end", "flushed", "done", "ping", "error"})
+_known: TypeAdapter[Ready | Token | Word | TurnEnd | Flushed | Status | Done | Ping | Failure] = TypeAdapter(_Known)
+_TYPES = frozenset({"ready", "token", "word", "vad_end", "flushed", "status", "done", "ping", "error"})
 
 
 def parse(message: str | bytes) -> Event | Ping | Failure:

@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 import yaml
-from conftest import PROJECT
 
 from serve_app.cli.server import free_port
+from tests.support import PROJECT
 
 START_SECONDS = 240
 ENGINES = 2

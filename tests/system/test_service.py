@@ -10,9 +10,9 @@ import jiwer
 import numpy as np
 import pytest
 import websockets
-from conftest import Clip, manifest
 
 from serve_app import client
+from tests.support import Clip, manifest
 
 from .conftest import ENGINES, SLOTS, STT, RunningService
 

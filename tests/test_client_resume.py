@@ -1,0 +1,143 @@
+"""The client against the real ingress, through a network that breaks: nothing is lost, nothing comes twice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from serve_app import client
+from tests.support import Service, serving
+
+
+class BreakingNetwork:
+    """A TCP relay in front of the service; it can cut every connection, and refuse new ones for a while."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+        self.refuses = False
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            writer.transport.abort()
+            return
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        self._writers |= {writer, up_writer}
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            try:
+                while data := await source.read(65_536):
+                    sink.write(data)
+                    await sink.drain()
+            except ConnectionError:
+                pass
+            finally:
+                sink.transport.abort()
+
+        await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
+        self._writers -= {writer, up_writer}
+
+    def cut(self) -> None:
+        """Break every connection, whatever is in flight."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def network(service: Service) -> AsyncIterator[BreakingNetwork]:
+    made = BreakingNetwork(service.port)
+    server = await asyncio.start_server(made.relay, "127.0.0.1", 0)
+    made.port = server.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        server.close()
+        made.cut()
+
+
+@pytest.fixture
+async def service(engines) -> AsyncIterator[Service]:
+    async with serving(engines) as made:
+        yield made
+
+
+async def listen(stream: client.Stream) -> list[client.Event]:
+    return [event async for event in stream]
+
+
+def said(events: list[client.Event]) -> list[client.Event]:
+    return [
+        event.model_copy(update={"seq": 0}) for event in events if not isinstance(event, client.Status | client.Ready)
+    ]
+
+
+async def speak(stream: client.Stream, samples, pause_s: float = 0.0) -> None:
+    for start in range(0, len(samples), 4_000):
+        await stream.send(samples[start : start + 4_000])
+        await asyncio.sleep(pause_s)
+
+
+async def test_cut_again_and_again_the_events_are_those_of_an_undisturbed_session(service, clip):
+    async def hold(port: int, cuts: BreakingNetwork | None) -> tuple[list[client.Event], int]:
+        async with client.connect(f"127.0.0.1:{port}", words=True) as stream:
+            listening = asyncio.create_task(listen(stream))
+
+            async def cutting() -> None:
+                while cuts:
+                    await asyncio.sleep(0.25)
+                    cuts.cut()
+
+            disturbing = asyncio.create_task(cutting())
+            await speak(stream, clip.samples, pause_s=0.02)
+            await stream.flush()
+            await speak(stream, clip.samples, pause_s=0.02)
+            disturbing.cancel()
+            await stream.end()
+            return said(await listening), stream.reconnects
+
+    undisturbed, _ = await hold(service.port, None)
+    async with network(service) as breaking:
+        disturbed, reconnects = await hold(breaking.port, breaking)
+    assert reconnects >= 3
+    assert disturbed == undisturbed
+    await service.wait_until_empty()
+
+
+async def test_a_service_that_is_away_for_a_while(service, clip):
+    async with network(service) as breaking, client.connect(f"127.0.0.1:{breaking.port}", words=True) as stream:
+        listening = asyncio.create_task(listen(stream))
+        await speak(stream, clip.samples[:48_000])
+        breaking.refuses = True
+        breaking.cut()
+        asyncio.get_running_loop().call_later(1.0, setattr, breaking, "refuses", False)
+        await speak(stream, clip.samples[48_000:])
+        await stream.end()
+        events = await listening
+    assert [event.text for event in events if isinstance(event, client.Word)] == clip.words
+
+
+async def test_a_service_that_stays_away_is_a_lost_connection(service, clip):
+    async with (
+        network(service) as breaking,
+        client.connect(f"127.0.0.1:{breaking.port}", resume_s=0.5) as stream,
+    ):
+        assert isinstance(await anext(stream), client.Ready)
+        breaking.refuses = True
+        breaking.cut()
+        with pytest.raises(client.ConnectionLost, match="broke off"):
+            await anext(stream)
+
+
+async def test_a_session_that_is_gone_is_a_lost_connection(engines, clip):
+    async with (
+        serving(engines, session={"resume_window_seconds": 0}) as service,
+        network(service) as breaking,
+        client.connect(f"127.0.0.1:{breaking.port}") as stream,
+    ):
+        await speak(stream, clip.samples[:24_000])
+        assert isinstance(await anext(stream), client.Ready)
+        breaking.cut()
+        with pytest.raises(client.ConnectionLost, match="broke off"):
+            await listen(stream)
