@@ -69,7 +69,9 @@ async def listen(stream: client.Stream) -> list[client.Event]:
 
 def said(events: list[client.Event]) -> list[client.Event]:
     return [
-        event.model_copy(update={"seq": None}) for event in events if not isinstance(event, client.Status | client.Ready)
+        event.model_copy(update={"seq": None})
+        for event in events
+        if not isinstance(event, client.Status | client.Ready)
     ]
 
 

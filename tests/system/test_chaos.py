@@ -7,8 +7,38 @@ import sys
 import pytest
 from conftest import PROJECT
 
+from loadtest.chaos.comparing import compare
+from loadtest.chaos.sessions import HeardWord
+
 SESSIONS = 4
 NOTHING_LOST = ("sessions_lost", "words_lost", "words_doubled", "words_changed", "slots_leaked", "refused")
+
+
+def heard(*texts: str, late_s: float = 0.0, moved_s: float = 0.0) -> list[HeardWord]:
+    """Words one second apart."""
+    return [HeardWord(text, n + moved_s, n + 0.5 + moved_s, n + 1 + late_s) for n, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "lost", "doubled", "changed"),
+    [
+        (heard("left", "right", "stop", "go"), 0, 0, 0),
+        (heard("left", "go"), 2, 0, 0),
+        ([], 4, 0, 0),
+        ([*heard("left", "right"), *heard("left", "right", "stop", "go")], 0, 2, 0),
+        (heard("left", "write", "stop", "go"), 0, 0, 1),
+        (heard("left", "right", "stop", "go", moved_s=1.0), 0, 0, 4),
+    ],
+    ids=["same", "lost", "all lost", "doubled", "another word", "another time"],
+)
+def test_every_kind_of_damage_is_counted(disturbed, lost, doubled, changed):
+    difference = compare(heard("left", "right", "stop", "go"), disturbed)
+    assert (difference.lost, difference.doubled, difference.changed) == (lost, doubled, changed)
+
+
+def test_words_that_come_late_are_a_pause():
+    difference = compare(heard("left", "right"), heard("left", "right", late_s=1.5))
+    assert difference.delays_s == pytest.approx([1.5, 1.5])
 
 
 @pytest.mark.timeout(300)
