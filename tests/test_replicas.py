@@ -1,0 +1,27 @@
+import asyncio
+import threading
+
+from serve_app.ingress import replicas as replicas_module
+from serve_app.ingress.replicas import EngineReplicas
+
+
+async def test_stopped_replicas_are_told_of_in_the_subscribers_loop():
+    replicas, told = EngineReplicas(), asyncio.Queue()
+    replicas.subscribe(lambda names: told.put_nowait((names, threading.get_ident())))
+    replicas.update({"a", "b", "c"})
+    await asyncio.to_thread(replicas.update, {"b"})
+    async with asyncio.timeout(5):
+        assert await told.get() == ({"a", "c"}, threading.get_ident())
+    replicas.update({"b", "d"})
+    await asyncio.sleep(0.01)
+    assert told.empty()
+
+
+def test_a_refusal_counts_for_a_moment(monkeypatch):
+    replicas = EngineReplicas()
+    replicas.update({"a", "b"})
+    replicas.note_refusal("a")
+    assert replicas.has_refused("a")
+    assert not replicas.has_refused("b")
+    monkeypatch.setattr(replicas_module, "AVOID_SECONDS", 0.0)
+    assert not replicas.has_refused("a")
