@@ -42,6 +42,22 @@ class FrameResult(NamedTuple):
 
 
 @dataclass(frozen=True)
+class FrameResults:
+    """Frame results of many streams in columns; row i belongs to stream `streams[i]`."""
+
+    streams: NDArray[np.int64]
+    """Stream ids, int64 [n]."""
+    frames: NDArray[np.int32]
+    """Frame index of each row in its stream, int32 [n]."""
+    tokens: NDArray[np.int32]
+    """Text tokens, int32 [n]."""
+    codes: NDArray[np.int16]
+    """Audio codes, int16 [n, codebooks]."""
+    pauses: NDArray[np.float32]
+    """Pause probabilities, float32 [n, heads]."""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What the ingress must know about a loaded model; small enough to travel with a control-plane call."""
 

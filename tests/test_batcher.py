@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from serve_app.engine.batcher import FAILED_STEPS_LIMIT, Batcher, Results
+from serve_app.engine.batcher import FAILED_STEPS_LIMIT, Batcher
 from serve_app.errors import AtCapacity, SpeechError, StepFailed
 from serve_app.settings import EngineSettings
-from serve_app.speech import FRAME_SAMPLES, History
+from serve_app.speech import FRAME_SAMPLES, FrameResults, History
 
 TIMEOUT_SECONDS = 20
 
@@ -27,7 +27,7 @@ class Outcome:
         self.steps: list[list[int]] = []
         self._changed = threading.Condition()
 
-    def on_results(self, results: Results) -> None:
+    def on_results(self, results: FrameResults) -> None:
         with self._changed:
             self.steps.append(results.streams.tolist())
             for row, stream in enumerate(results.streams.tolist()):

@@ -9,10 +9,10 @@ import pytest
 
 from serve_app.errors import EngineLost, SpeechError, StepFailed
 from serve_app.link.client import LinkClient
-from serve_app.link.messages import LENGTH_BYTES, Attach, Frames, Grant, LinkError, Ping, StreamResults, decode, encode
+from serve_app.link.messages import LENGTH_BYTES, Attach, Frames, Grant, LinkError, Ping, decode, encode
 from serve_app.link.server import LinkServer
 from serve_app.settings import LinkSettings
-from serve_app.speech import FRAME_SAMPLES, FrameResult
+from serve_app.speech import FRAME_SAMPLES, FrameResult, FrameResults
 
 SETTINGS = LinkSettings(heartbeat_seconds=0.1, timeout_seconds=1.0)
 
@@ -73,10 +73,10 @@ def frames(*values: float) -> np.ndarray:
     return np.repeat(np.array(values, np.float32)[:, None], FRAME_SAMPLES, axis=1)
 
 
-def results(*rows: tuple[int, int, int]) -> StreamResults:
+def results(*rows: tuple[int, int, int]) -> FrameResults:
     streams, indices, tokens = (np.array(column) for column in zip(*rows, strict=True))
     count = len(rows)
-    return StreamResults(
+    return FrameResults(
         streams.astype(np.int64), indices.astype(np.int32), tokens.astype(np.int32),
         np.full((count, 8), 11, np.int16), np.full((count, 4), 0.5, np.float32),
     )  # fmt: skip
@@ -188,7 +188,7 @@ async def test_frames_beyond_the_window_end_that_ingress_only(engine, client):
         b"\xff\xff\xff\xff",
         (5).to_bytes(4, "big") + b"hello",
         b"GET / HTTP/1.1\r\nHost: engine\r\n\r\n",
-        encode(StreamResults(*(np.zeros(0, np.int64),) * 3, np.zeros((0, 0), np.int16), np.zeros((0, 0), np.float32))),
+        encode(FrameResults(*(np.zeros(0, np.int64),) * 3, np.zeros((0, 0), np.int16), np.zeros((0, 0), np.float32))),
         (2**31).to_bytes(4, "big") + bytes(100),
     ],
     ids=["length", "not msgpack", "http", "results from an ingress", "too long"],

@@ -15,11 +15,10 @@ from serve_app.link.messages import (
     LoadReport,
     Ping,
     Refused,
-    StreamResults,
     decode,
     encode,
 )
-from serve_app.speech import FRAME_SAMPLES
+from serve_app.speech import FRAME_SAMPLES, FrameResults
 
 STREAMS = np.array([7, 1 << 40], dtype=np.int64)
 
@@ -29,14 +28,14 @@ MESSAGES = [
     Ping(),
     Attached(5),
     Refused(5),
-    StreamResults(
+    FrameResults(
         STREAMS,
         np.array([0, 9], np.int32),
         np.array([3, 35], np.int32),
         np.arange(16, dtype=np.int16).reshape(2, 8),
         np.array([[0.1] * 4, [0.9] * 4], np.float32),
     ),
-    StreamResults(STREAMS, np.zeros(2, np.int32), np.zeros(2, np.int32), np.zeros((2, 8), np.int16),
+    FrameResults(STREAMS, np.zeros(2, np.int32), np.zeros(2, np.int32), np.zeros((2, 8), np.int16),
                   np.zeros((2, 0), np.float32)),
     Failed([5, 6], "step_failed", "the model failed"),
     LoadReport({"slots": 8, "headroom": 0.5}),

@@ -17,7 +17,7 @@ from serve_app.engine.queues import FrameQueues
 from serve_app.engine.step_times import StepTimes
 from serve_app.errors import AtCapacity, SpeechError, StepFailed
 from serve_app.settings import EngineSettings
-from serve_app.speech import FRAME_SECONDS, History, ModelInfo
+from serve_app.speech import FRAME_SECONDS, FrameResults, History, ModelInfo
 from serve_app.telemetry import get_logger
 
 SLOT_BITS = 20
@@ -67,22 +67,6 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Results:
-    """Results of one step in columns; row i belongs to stream `streams[i]`."""
-
-    streams: NDArray[np.int64]
-    """Stream ids, int64 [n]."""
-    frames: NDArray[np.int32]
-    """Frame index of each row in its stream, int32 [n]."""
-    tokens: NDArray[np.int32]
-    """Text tokens, int32 [n]."""
-    codes: NDArray[np.int16]
-    """Audio codes, int16 [n, codebooks]."""
-    pauses: NDArray[np.float32]
-    """Pause probabilities, float32 [n, heads]."""
-
-
-@dataclass(frozen=True)
 class Load:
     """How busy the batcher is."""
 
@@ -109,7 +93,7 @@ class Batcher:
         self,
         model: Model,
         *,
-        on_results: Callable[[Results], None],
+        on_results: Callable[[FrameResults], None],
         on_failure: Callable[[list[int], SpeechError], None],
         settings: EngineSettings,
     ) -> None:
@@ -332,7 +316,7 @@ class Batcher:
             too_long = end - start > self._settings.backlog_step_seconds
             limit = self._backlog_limit // 2 if too_long else self._backlog_limit + 1
             self._backlog_limit = min(max(1, limit), self._model.slots)
-        self._on_results(Results(batch.streams, batch.indices, output.tokens, output.codes, output.pauses))
+        self._on_results(FrameResults(batch.streams, batch.indices, output.tokens, output.codes, output.pauses))
 
     def _fail(self, streams: NDArray[np.int64], what: str, error: Exception) -> None:
         """The model failed: the state of these streams is unknown, so they end; nobody else does."""

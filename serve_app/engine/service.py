@@ -5,12 +5,12 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from serve_app.engine.batcher import Batcher, Model, Results
+from serve_app.engine.batcher import Batcher, Model
 from serve_app.errors import SpeechError
-from serve_app.link.messages import Grant, StreamResults
+from serve_app.link.messages import Grant
 from serve_app.link.server import LinkServer
 from serve_app.settings import EngineSettings, LinkSettings
-from serve_app.speech import History, ModelInfo
+from serve_app.speech import FrameResults, History, ModelInfo
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -103,8 +103,8 @@ class EngineService:
 
     # The batcher's thread calls these two.
 
-    def _hand_over(self, results: Results) -> None:
-        self._call_soon(self._link.send_results, StreamResults(**vars(results)))
+    def _hand_over(self, results: FrameResults) -> None:
+        self._call_soon(self._link.send_results, results)
 
     def _hand_over_failure(self, streams: list[int], error: SpeechError) -> None:
         self._call_soon(self._fail_streams, streams, error)

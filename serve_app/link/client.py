@@ -19,10 +19,9 @@ from serve_app.link.messages import (
     Message,
     Ping,
     Refused,
-    StreamResults,
 )
 from serve_app.settings import LinkSettings
-from serve_app.speech import FrameResult
+from serve_app.speech import FrameResult, FrameResults
 
 MAX_ROWS = 512
 """Frames per message (4 MB), well under the peer's limit."""
@@ -141,7 +140,7 @@ class LinkClient:
 
     def _on_message(self, message: Message) -> None:
         match message:
-            case StreamResults():
+            case FrameResults():
                 self._deliver(message)
             case LoadReport(values):
                 self.load = values
@@ -156,7 +155,7 @@ class LinkClient:
             case other:
                 raise LinkError(f"expected results, load, attached, refused or failed, got {type(other).__name__}")
 
-    def _deliver(self, results: StreamResults) -> None:
+    def _deliver(self, results: FrameResults) -> None:
         columns = zip(
             results.streams.tolist(), results.frames.tolist(), results.tokens.tolist(), results.pauses.tolist(),
             results.codes, strict=True,

@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from serve_app.speech import FRAME_SAMPLES
+from serve_app.speech import FRAME_SAMPLES, FrameResults
 
 LENGTH_BYTES = 4
 """Each message is preceded by its length, unsigned, big-endian."""
@@ -79,17 +79,6 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class StreamResults:
-    """Frame results in columns, row i for stream `streams[i]`."""
-
-    streams: NDArray[np.int64]
-    frames: NDArray[np.int32]
-    tokens: NDArray[np.int32]
-    codes: NDArray[np.int16]
-    pauses: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
 class Failed:
     """These streams are over; no result of theirs follows."""
 
@@ -105,7 +94,7 @@ class LoadReport:
     values: dict[str, float]
 
 
-Message: TypeAlias = Attach | Frames | Ping | Attached | Refused | StreamResults | Failed | LoadReport
+Message: TypeAlias = Attach | Frames | Ping | Attached | Refused | FrameResults | Failed | LoadReport
 
 
 def encode(message: Message) -> bytes:
@@ -121,7 +110,7 @@ def encode(message: Message) -> bytes:
             fields = {"type": "attached", "stream": stream}
         case Refused(stream):
             fields = {"type": "refused", "stream": stream}
-        case StreamResults(streams, frames, tokens, codes, pauses):
+        case FrameResults(streams, frames, tokens, codes, pauses):
             fields = {
                 "type": "results",
                 "streams": _bytes(streams, "<i8"),
@@ -177,13 +166,13 @@ def decode(body: bytes) -> Message:
             raise LinkError(f"expected a known message type, got {str(other)[:80]!r}")
 
 
-def _results(fields: dict[str, Any]) -> StreamResults:
+def _results(fields: dict[str, Any]) -> FrameResults:
     streams = _column(fields, "streams", "<i8")
     rows = len(streams)
     frames, tokens = _column(fields, "frames", "<i4"), _column(fields, "tokens", "<i4")
     if not len(frames) == len(tokens) == rows:
         raise LinkError(f"results: expected {rows} rows, got {len(frames)} frames and {len(tokens)} tokens")
-    return StreamResults(
+    return FrameResults(
         streams, frames, tokens, _table(fields, "codes", "<i2", rows), _table(fields, "pauses", "<f4", rows)
     )
 

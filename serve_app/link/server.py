@@ -19,9 +19,9 @@ from serve_app.link.messages import (
     Message,
     Ping,
     Refused,
-    StreamResults,
 )
 from serve_app.settings import LinkSettings
+from serve_app.speech import FrameResults
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -80,7 +80,7 @@ class LinkServer:
         """Whether an ingress holds the stream."""
         return stream in self._owners
 
-    def send_results(self, results: StreamResults) -> None:
+    def send_results(self, results: FrameResults) -> None:
         """Hand the rows of a step to the connections that own their streams."""
         rows: dict[_Ingress, list[int]] = {}
         for row, stream in enumerate(results.streams.tolist()):
@@ -152,7 +152,7 @@ class _Ingress:
         self, server: LinkServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: LinkSettings
     ) -> None:
         self.streams: set[int] = set()
-        self._collected: list[StreamResults] = []
+        self._collected: list[FrameResults] = []
         self.connection = Connection(
             reader,
             writer,
@@ -162,7 +162,7 @@ class _Ingress:
             before_write=self._take_collected,
         )
 
-    def collect(self, results: StreamResults) -> None:
+    def collect(self, results: FrameResults) -> None:
         self._collected.append(results)
         self.connection.request_write()
 
@@ -171,10 +171,10 @@ class _Ingress:
         if len(collected) == 1:
             return [collected[0]]
         columns = zip(*((r.streams, r.frames, r.tokens, r.codes, r.pauses) for r in collected), strict=True)
-        return [StreamResults(*(np.concatenate(column) for column in columns))]
+        return [FrameResults(*(np.concatenate(column) for column in columns))]
 
 
-def _select(results: StreamResults, rows: list[int]) -> StreamResults:
-    return StreamResults(
+def _select(results: FrameResults, rows: list[int]) -> FrameResults:
+    return FrameResults(
         results.streams[rows], results.frames[rows], results.tokens[rows], results.codes[rows], results.pauses[rows]
     )
