@@ -230,7 +230,7 @@ class IngressSettings(_Group):
     num_cpus: float = Field(default=1.0, ge=0)
     """CPU cores Ray reserves per replica."""
 
-    admission_timeout_seconds: float = Field(default=0.9, gt=0, le=60)
+    admission_timeout_seconds: float = Field(default=0.7, gt=0, le=60)
     """How long a new session waits for a slot before it hears "at capacity"."""
 
     ping_seconds: float = Field(default=10.0, gt=0)
