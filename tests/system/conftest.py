@@ -91,9 +91,9 @@ def write_config(folder: Path, **args) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """One service for all tests: the demo model with a few slots."""
+    """One service for all system tests: the demo model with a few slots."""
     folder = tmp_path_factory.mktemp("service")
     config = write_config(
         folder,
