@@ -89,6 +89,7 @@ class Ingress:
                 "replica": os.getpid(),
                 "uptime_seconds": round(time.time() - self._started_at, 1),
                 "sessions_open": len(self._sessions),
+                "sessions_waiting": self._sessions.waiting,
                 "engines": dict(self._engines.loads()),
             }
         )

@@ -58,6 +58,11 @@ class SessionRegistry:
         """Sessions, with or without a client."""
         return len(self._seats)
 
+    @property
+    def waiting(self) -> int:
+        """Sessions that wait for their client to come back."""
+        return len(self._detached)
+
     def new(self, credential: str) -> Seat:
         """A seat for a new session that is yet to be opened; `release` it in any case."""
         seat = Seat(self._make(uuid.uuid4().hex), _hash(credential))

@@ -99,7 +99,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         folder,
         engine={"slots": SLOTS_PER_ENGINE, "replicas": ENGINES, "num_cpus": 0.4, "torch_threads": 1},
         ingress={"num_cpus": 0.5},
-        session={"idle_audio_timeout_seconds": 5.0},
+        session={"idle_audio_timeout_seconds": 5.0, "resume_window_seconds": 3.0},
     )
     running = RunningService(config, folder / "log.txt")
     try:
