@@ -45,7 +45,8 @@ class RunningService:
             if self.process.poll() is not None:
                 break
             try:
-                if httpx.get(f"{self.base}/readyz", timeout=5).status_code == 200:
+                # Ready means one engine; the tests need them all.
+                if httpx.get(f"{self.base}/readyz", timeout=5).status_code == 200 and self.engines_up() == ENGINES:
                     return
             except httpx.HTTPError:
                 pass
@@ -74,6 +75,10 @@ class RunningService:
             except psutil.Error:
                 continue
         return found
+
+    def engines_up(self) -> int:
+        """Engine replicas whose constructor is through: Ray shows what an actor is doing in its title."""
+        return len(self.processes("ServeReplica:stt:engine")) - len(self.processes("engine.initialize"))
 
     def stop(self) -> list[psutil.Process]:
         """End it as a service manager does; returns what is still alive after that."""

@@ -143,5 +143,5 @@ async def test_sessions_survive_the_kill_of_their_engine(service, clip):
     moved = [[e.state for e in events if isinstance(e, client.Status)] for events in heard]
     assert sum(states == ["migrating", "live"] for states in moved) >= 1
     async with asyncio.timeout(120):  # the next test finds both engines again
-        while len(service.processes("ServeReplica:stt:engine")) < ENGINES:
+        while service.engines_up() < ENGINES:
             await asyncio.sleep(0.5)
