@@ -1,6 +1,7 @@
 """Run the service as `serve run` does, beside anything else on this machine, and leave nothing behind."""
 
 import contextlib
+import random
 import re
 import secrets
 import shutil
@@ -36,10 +37,16 @@ class StartFailed(Exception):
     """The service did not come up; the text says why."""
 
 
+PORTS = range(20_000, 30_000)
+"""Where to look for free ports: below those that the kernel gives to anybody (Linux: from 32768) and Serve's (30000)."""
+
+
 def free_port() -> int:
-    """A TCP port that is free on every interface right now."""
-    with socket.create_server(("", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A TCP port that is free on every interface right now. Raises StartFailed if none can be found."""
+    for port in random.sample(PORTS, 100):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+    raise StartFailed(f"no free port found between {PORTS.start} and {PORTS.stop}")
 
 
 class Server:

@@ -1,6 +1,7 @@
 """The ingress's side of the link: one connection to one engine, shared by all sessions that have a slot there."""
 
 import asyncio
+import contextvars
 from typing import Protocol
 
 import numpy as np
@@ -62,7 +63,8 @@ class LinkClient:
             heartbeat=Ping,
             before_write=self._take_frames,
         )
-        self._running = asyncio.create_task(self._run(), name=f"link-to-{name}")
+        # A context of its own: the session that happens to make the link must not sign the log lines of all others.
+        self._running = asyncio.create_task(self._run(), name=f"link-to-{name}", context=contextvars.Context())
 
     @classmethod
     async def connect(cls, host: str, port: int, settings: LinkSettings, *, name: str) -> "LinkClient":

@@ -154,7 +154,7 @@ class DurableStream:
         late = time.monotonic() - self._owed_since > RESULT_TIMEOUT_SECONDS
         if late and self._stream and not self._moving and self.sent > self.answered:
             error = EngineLost(f"the engine has owed a result for {RESULT_TIMEOUT_SECONDS:g} s")
-            _log.warning("engine lost", error=repr(error))
+            _log.warning("engine lost", session_id=self._id, error=repr(error))
             self._start_move("engine_lost", error)
 
     async def close(self) -> None:
@@ -183,7 +183,7 @@ class DurableStream:
     def _on_lost(self, ear: _Ear, error: SpeechError) -> None:
         self._progress.set()  # a planned move may be waiting for results that will not come
         if ear is self._ear and not self._moving and not self._closed:
-            _log.warning("engine lost", error=repr(error))
+            _log.warning("engine lost", session_id=self._id, error=repr(error))
             self._start_move("engine_lost", error)
 
     def _on_draining(self, ear: _Ear) -> None:
@@ -249,7 +249,8 @@ class DurableStream:
         self._hand_over(stream, recorder)
         self._metrics.moves_total.labels(reason).inc()
         self._metrics.move_seconds.observe(time.monotonic() - started_at)
-        _log.info("moved", reason=reason, seconds=round(time.monotonic() - started_at, 3), frame=recorder.answered)
+        seconds = round(time.monotonic() - started_at, 3)
+        _log.info("moved", session_id=self._id, reason=reason, seconds=seconds, frame=recorder.answered)
         self._listener.on_state("live")
 
     async def _quiesce(self) -> None:
@@ -260,7 +261,8 @@ class DurableStream:
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
-            _log.warning("left an engine that still owed results", frames=self._handed_over - self.answered)
+            owed = self._handed_over - self.answered
+            _log.warning("left an engine that still owed results", session_id=self._id, frames=owed)
 
     async def _leave(self) -> None:
         stream, ear, self._stream, self._ear = self._stream, self._ear, None, None
@@ -297,7 +299,7 @@ class DurableStream:
                 ear.close()
                 if time.monotonic() > deadline:
                     raise
-                _log.info("no slot to move to yet", error=error.message)
+                _log.info("no slot to move to yet", session_id=self._id, error=error.message)
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _fail(self, error: SpeechError) -> None:
