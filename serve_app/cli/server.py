@@ -38,7 +38,7 @@ class StartFailed(Exception):
 
 
 PORTS = range(20_000, 30_000)
-"""Where to look for free ports: below those that the kernel gives to anybody (Linux: from 32768) and Serve's (30000)."""
+"""Where to look for free ports: below those that the kernel gives to anybody (from 32768) and Serve's (30000)."""
 
 
 def free_port() -> int:
