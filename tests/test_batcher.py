@@ -291,6 +291,32 @@ def test_a_history_that_fails_ends_its_own_stream_only(running, clip, demo_model
     assert batcher.load().slots_used == 1
 
 
+def test_a_history_of_another_model_ends_its_own_stream_and_the_steps_go_on(running, clip, demo_model):
+    batcher, outcome = running()
+    bystander = batcher.open()
+    wrong = History(1, np.zeros(1, np.int32), np.zeros((1, demo_model.info.codebooks + 1), np.int16), clip.frames[:1])
+    victim = batcher.open(wrong)
+    outcome.wait(lambda: victim in outcome.errors)
+    assert "does not fit the model" in outcome.errors[victim].message
+    feed_all(batcher, outcome, bystander, clip.frames[:5])
+    assert batcher.broken is None
+    assert batcher.load().slots_used == 1
+
+
+def test_whatever_ends_the_step_loop_shows_as_broken(running, clip):
+    batcher, outcome = running()
+    idle, stream = batcher.open(), batcher.open()
+
+    def nobody_there(_: FrameResults) -> None:
+        raise LookupError("nobody wants these results")
+
+    batcher._on_results = nobody_there
+    assert batcher.feed(stream, clip.frames[:1])
+    outcome.wait(lambda: idle in outcome.errors)
+    assert isinstance(batcher.broken, StepFailed)
+    assert "nobody wants these results" in batcher.broken.message
+
+
 def test_a_stream_closed_during_its_prefill_frees_its_slot(running, clip, demo_model):
     batcher, outcome = running()
     frames = clip.frames[:60]

@@ -246,12 +246,19 @@ class Batcher:
     # ------------------------------------------------------------------ the step loop's thread
 
     def _run(self) -> None:
+        try:
+            self._step_until_stopped()
+        except Exception as error:  # whatever it is: an engine that does not step must not look healthy
+            _log.error("step loop failed", error=repr(error), exc_info=error)
+            self._break(f"the step loop failed: {type(error).__name__}: {error}")
+
+    def _step_until_stopped(self) -> None:
         while (batch := self._next_batch()) is not None:
             self._step(batch)
             if self._prefilling:
                 self._advance_prefill(self._prefilling)
             if self._failed_in_a_row >= FAILED_STEPS_LIMIT:
-                self._break()
+                self._break(f"the last {self._failed_in_a_row} steps failed")
                 return
 
     def _next_batch(self) -> "_Batch | None":
@@ -334,9 +341,9 @@ class Batcher:
         if ended:
             self._on_failure(ended, error)
 
-    def _break(self) -> None:
-        """Too many failures in a row: end every stream and admit no more, so that the engine is replaced."""
-        error = StepFailed(f"the last {self._failed_in_a_row} steps failed; this engine has stopped")
+    def _break(self, why: str) -> None:
+        """End every stream and admit no more, so that the engine is replaced."""
+        error = StepFailed(f"{why}; this engine has stopped")
         with self._wake:
             self._broken = error
             streams = self._streams_of(np.flatnonzero(self._open)).tolist()
@@ -346,8 +353,19 @@ class Batcher:
 
     def _start_prefill(self) -> None:
         """Take all waiting histories into one prefill; the lock is held."""
-        slots, histories = list(self._to_prefill), list(self._to_prefill.values())
-        self._to_prefill.clear()
+        waiting, self._to_prefill = self._to_prefill, {}
+        slots, histories = [], []
+        for slot, history in waiting.items():
+            try:
+                self._model.prefill([slot], [history])  # checks the history; nothing moves before it is iterated
+            except Exception as error:
+                _log.error("history refused", error=repr(error))
+                self._end([self._stream_of(slot)], StepFailed(f"the history does not fit the model: {error}"))
+            else:
+                slots.append(slot)
+                histories.append(history)
+        if not slots:
+            return
         streams = self._streams_of(np.array(slots, dtype=np.int64))
         self._prefilling = _Prefill(slots, streams, self._model.prefill(slots, histories))
 

@@ -28,7 +28,10 @@ RETRY_SECONDS = 0.1
 """Mean time between two tries to get a lease."""
 
 PROBE_SECONDS = 1.0
-"""Time between two tries to reach an engine at all."""
+"""Time between two looks whether an engine is there."""
+
+PROBE_TIMEOUT_SECONDS = 3.0
+"""How long an engine may take to answer such a look."""
 
 
 class ServeEngines:
@@ -75,7 +78,7 @@ class ServeEngines:
     async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> "LeasedStream":
         """Lease a slot and attach to it. Raises AtCapacity if that takes longer than the admission timeout."""
         deadline = asyncio.get_running_loop().time() + self._admission_timeout_seconds
-        reason: object = "every slot is taken"
+        reason: object = "no slot came free"
         while True:
             lease = self._handle.open_session.remote(session_id, history)
             try:
@@ -122,20 +125,28 @@ class ServeEngines:
             return link
 
     async def _watch_readiness(self) -> None:
-        """Ask for the model's facts until an engine answers; again whenever the links to all engines are gone."""
+        """An open link shows that an engine is there; without one, ask now and then."""
         while True:
-            if not self._ready:
-                try:
-                    self._info = await self._handle.options(stream=False).describe.remote()
-                    self._ready = True
-                    _log.info("engine found", model=self._info.name)
-                except (RayError, RayServeException) as error:
-                    _log.warning("no engine answers", error=repr(error))
             for endpoint in [endpoint for endpoint, link in self._links.items() if not link.is_open]:
-                self._connecting.pop(endpoint)
-                self._ready = len(self._links) > 1
-                del self._links[endpoint]
+                ENGINE_REPLICAS.note_refusal(self._links.pop(endpoint).name)
+                self._connecting.pop(endpoint, None)
+            self._ready = bool(self._links) or await self._find_engine()
             await asyncio.sleep(PROBE_SECONDS)
+
+    async def _find_engine(self) -> bool:
+        """Whether any engine tells the facts of its model in time."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                info = await self._handle.options(stream=False).describe.remote()
+        except TimeoutError:
+            return False
+        except Exception as error:  # Serve raises many kinds; none of them may end the watch
+            _log.warning("no engine answers", error=repr(error))
+            return False
+        if self._info is None:
+            _log.info("engine found", model=info.name)
+        self._info = info
+        return True
 
 
 class LeasedStream:

@@ -93,6 +93,9 @@ class LinkClient:
                 accepted = await answer
         except TimeoutError:
             accepted = False
+        except BaseException:  # cancelled: nobody listens any more
+            self.detach(grant.stream)
+            raise
         finally:
             self._attaching.pop(grant.stream, None)
         if not accepted:

@@ -132,7 +132,9 @@ class Session:
         await self._send_outgoing()
 
     async def end(self) -> None:
-        """Bring out the rest, then a Done event; no more audio is taken."""
+        """Bring out the rest, then a Done event; no more audio is taken. Saying it twice is no mistake."""
+        if self._state is State.ENDING and not self._error:
+            return
         self._require(State.LIVE)
         self._state = State.ENDING
         self._queue_until_words_are_out()

@@ -109,6 +109,25 @@ async def test_bad_input_ends_its_own_session_and_no_other(service, clip, messag
     await service.wait_until_empty()
 
 
+async def test_a_flood_is_slowed_down_by_the_socket_and_not_kept_in_memory(service, clip):
+    (ingress,) = service.processes("ServeReplica:stt:ingress")
+    before = ingress.memory_info().rss
+    neighbour = asyncio.create_task(transcribe(service, clip, rtf=1.0))
+    accepted = 0
+    async with websockets.connect(service.url, compression=None, max_queue=None) as connection:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(8):
+                while accepted < 1_000_000_000:
+                    await connection.send(bytes(1_000_000))
+                    accepted += 1_000_000
+        grown = ingress.memory_info().rss - before
+        connection.transport.abort()
+    assert accepted < 200_000_000
+    assert grown < 200_000_000
+    assert words(await neighbour) == clip.words
+    await service.wait_until_empty()
+
+
 async def test_one_that_vanishes_and_one_that_says_nothing_free_their_slots(service, clip):
     vanishing = await websockets.connect(service.url)
     silent = await websockets.connect(service.url)
