@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import yaml
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
+from serve_app.settings import PROJECT_ROOT
+
 DEFAULT_CONFIG = PROJECT_ROOT / "serve_config.yaml"
 DEFAULT_PORT = 8000
 

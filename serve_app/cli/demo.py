@@ -18,10 +18,10 @@ from rich.console import Console
 
 from serve_app import client
 from serve_app.audio.files import AudioFileError, read_audio
-from serve_app.cli.config import DEFAULT_CONFIG, PROJECT_ROOT, Overrides, UnusableConfig
+from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
 from serve_app.cli.server import StartFailed, free_port, running
-from serve_app.settings import SettingsError, load
+from serve_app.settings import PROJECT_ROOT, SettingsError, load
 from serve_app.speech import SAMPLE_RATE_HZ
 
 SAMPLES = PROJECT_ROOT / "configs" / "samples"

@@ -20,7 +20,8 @@ import httpx
 import yaml
 
 from serve_app.cli import processes
-from serve_app.cli.config import DEFAULT_CONFIG, PROJECT_ROOT, Address, Overrides, UnusableConfig, effective_config
+from serve_app.cli.config import DEFAULT_CONFIG, Address, Overrides, UnusableConfig, effective_config
+from serve_app.settings import PROJECT_ROOT
 
 __all__ = ["DEFAULT_CONFIG", "Overrides", "Server", "StartFailed", "UnusableConfig", "free_port", "running"]
 
