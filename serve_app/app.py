@@ -53,5 +53,6 @@ def wire(settings: Settings) -> Application:
         ray_actor_options={"num_cpus": settings.ingress.num_cpus},
         max_ongoing_requests=SESSIONS_PER_INGRESS,
         health_check_period_s=engine.health_check_period_seconds,
+        graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_seconds,
     )
     return ingress.bind(settings, engines.bind(settings))

@@ -91,6 +91,24 @@ class ModelNotReady(SpeechError):
     retry_after_s = 5.0
 
 
+class TooManySessions(SpeechError):
+    """One key holds as many sessions as it may; others need slots too."""
+
+    code = "too_many_sessions"
+    close_code = 1013
+    http_status = 429
+    retry_after_s = 5.0
+
+
+class ServiceRestarting(SpeechError):
+    """This ingress is being stopped or replaced, or cannot look after the session just now: try again in a moment."""
+
+    code = "restarting"
+    close_code = 1012
+    http_status = 503
+    retry_after_s = 1.0
+
+
 class EngineLost(SpeechError):
     """The engine that held the session's slot is gone."""
 

@@ -233,6 +233,18 @@ class IngressSettings(_Group):
     admission_timeout_seconds: float = Field(default=0.7, gt=0, le=60)
     """How long a new session waits for a slot before it hears "at capacity"."""
 
+    max_wait_seconds: float = Field(default=300.0, ge=0, le=3600)
+    """Longest time that a client may ask to wait in line for a slot (`?wait_s=`)."""
+
+    max_waiting: int = Field(default=256, ge=0)
+    """Clients per ingress replica that may wait in line; one more hears "at capacity"."""
+
+    key_share: float = Field(default=0.75, gt=0, le=1)
+    """Largest share of all slots that one API key may hold at each ingress replica; at least one slot."""
+
+    graceful_shutdown_timeout_seconds: float = Field(default=30.0, ge=5)
+    """How long a stopping replica keeps its sessions, at most, while their clients go on elsewhere."""
+
     ping_seconds: float = Field(default=10.0, gt=0)
     """Time between keep-alive pings on an idle connection."""
 
@@ -253,10 +265,10 @@ class SessionSettings(_Group):
     """A session that gets no audio for this long gives its slot up, and takes one again when audio comes."""
 
     resume_window_seconds: float = Field(default=60.0, ge=0)
-    """How long a session whose client was cut off waits for it to come back; it keeps no slot meanwhile."""
+    """How long a session whose client was cut off, or whose ingress died, can be resumed; 0: never."""
 
-    max_detached_sessions: int = Field(default=256, ge=0)
-    """Sessions without a client that an ingress replica keeps (1 to 3 MB each); one more pushes the oldest out."""
+    vault_megabytes: int = Field(default=4096, ge=1)
+    """Memory for checkpoints of sessions, about 2 MB each; beyond it the longest abandoned ones are dropped."""
 
     move_timeout_seconds: float = Field(default=60.0, ge=0)
     """How long a session whose engine is gone waits for a slot on another one."""
@@ -309,6 +321,11 @@ class Settings(_Group):
     def model_settings(self) -> ModelSettings:
         """What `model` stands for; travels with this object, so replicas need no model file."""
         return self._model_settings
+
+    @property
+    def most_sessions_per_key(self) -> int:
+        """Sessions that one API key may hold at an ingress replica."""
+        return max(1, int(self.ingress.key_share * self.engine.slots * self.engine.replicas))
 
     @field_validator("model")
     @classmethod

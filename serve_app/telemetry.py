@@ -111,19 +111,36 @@ class IngressMetrics:
         self.sessions_open = Gauge("stt_sessions_open", "Sessions open now.", registry=registry)
         self.sessions_total = Counter(
             "stt_sessions_total",
-            "Sessions that ended, by how: done, left, disconnected, or an error's code (at_capacity: no slot).",
+            "Sessions that ended here, by how: done, left, an error's code (at_capacity: no slot), or, going on"
+            " elsewhere: disconnected, taken_over, restarting.",
             ["outcome"],
             registry=registry,
         )
         self.moves_total = Counter(
             "stt_moves_total",
-            "Sessions that took another slot, by why: engine_lost, draining, unpark.",
+            "Sessions that took another slot, by why: engine_lost, draining, restart, unpark, resume.",
             ["reason"],
             registry=registry,
         )
         self.move_seconds = Histogram(
             "stt_move_seconds", "Time a session was without a slot.", buckets=ADMISSION_BUCKETS, registry=registry
         )
+        self.resumes_total = Counter(
+            "stt_resumes_total", "Sessions that a client went on with after its connection.", registry=registry
+        )
+        self.checkpoint_seconds = Histogram(
+            "stt_checkpoint_seconds", "Time to save sessions once.", buckets=ADMISSION_BUCKETS, registry=registry
+        )
+        self.checkpoint_bytes_total = Counter(
+            "stt_checkpoint_bytes_total", "Bytes of sessions saved.", registry=registry
+        )
+        self.checkpoint_failures_total = Counter(
+            "stt_checkpoint_failures_total", "Times that sessions could not be saved.", registry=registry
+        )
+        self.vault_sessions = Gauge(
+            "stt_vault_sessions", "Sessions in the vault, of all ingress replicas, open or not.", registry=registry
+        )
+        self.vault_bytes = Gauge("stt_vault_bytes", "Memory that the vault's sessions take.", registry=registry)
         self.frames_total = Counter("stt_frames_total", "Frames of 80 ms sent to engines.", registry=registry)
         self.tokens_total = Counter("stt_tokens_total", "Text tokens sent to clients.", registry=registry)
         self.words_total = Counter("stt_words_total", "Words sent to clients.", registry=registry)

@@ -116,7 +116,7 @@ class Transcript:
         pause_threshold: float = 0.6,
         to_client_seconds: Callable[[float], float] = float,
     ) -> None:
-        self._vocabulary = _shared_vocabulary(info.pieces)
+        self._vocabulary = vocabulary_of(info.pieces)
         self._delay_frames = info.delay_frames
         self._pause_head = pause_head
         self._pause_threshold = pause_threshold
@@ -230,6 +230,6 @@ def _bytes_of(piece: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def _shared_vocabulary(pieces: tuple[str, ...]) -> Vocabulary:
+def vocabulary_of(pieces: tuple[str, ...]) -> Vocabulary:
     """One vocabulary for all streams of a model."""
     return Vocabulary(pieces)

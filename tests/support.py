@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from serve_app.engine.service import EngineService, Lease
 from serve_app.errors import AtCapacity, EngineLost, SpeechError
 from serve_app.ingress.routes import Ingress
 from serve_app.link.client import LinkClient, StreamListener
+from serve_app.session.vault import Answer, Checkpoint, Saved, Vault, VaultUnavailable
 from serve_app.settings import EngineSettings, LinkSettings
 from serve_app.speech import FRAME_SAMPLES, History, ModelInfo
 from serve_app.telemetry import IngressMetrics
@@ -141,11 +142,32 @@ async def running_engines(
             await service.stop()
 
 
+class LocalVault:
+    """A vault in this process; it can be cut off."""
+
+    def __init__(self, keep_seconds: float, capacity_bytes: int = 2**30) -> None:
+        self.vault = Vault(keep_seconds, capacity_bytes)
+        self.available = True
+
+    async def save(self, checkpoints: Sequence[Checkpoint], unchanged: Sequence[str], over: Sequence[str]) -> Answer:
+        self._check()
+        return self.vault.save(checkpoints, unchanged, over)
+
+    async def take(self, token: str, owner: str) -> Saved | None:
+        self._check()
+        return self.vault.take(token, owner)
+
+    def _check(self) -> None:
+        if not self.available:
+            raise VaultUnavailable("nobody answers")
+
+
 class Service:
     """A running ingress."""
 
-    def __init__(self, port: int, engines: DirectEngines, metrics: IngressMetrics) -> None:
+    def __init__(self, port: int, engines: DirectEngines, metrics: IngressMetrics, ingress: Ingress) -> None:
         self.port = port
+        self.ingress = ingress
         self.engines = engines
         self.metrics = metrics
 
@@ -164,19 +186,18 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(engines: DirectEngines, **args) -> AsyncIterator[Service]:
+async def serving(engines: DirectEngines, vault: LocalVault | None = None, **args) -> AsyncIterator[Service]:
     settings = settings_module.from_args(args, environ={})
     metrics = IngressMetrics(CollectorRegistry(), engines.loads)
+    ingress = Ingress(settings, engines, vault or LocalVault(settings.session.resume_window_seconds), metrics)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(Ingress(settings, engines, metrics).application(), log_level="warning", lifespan="on")
-    )
+    server = uvicorn.Server(uvicorn.Config(ingress.application(), log_level="warning", lifespan="on"))
     running = asyncio.create_task(server.serve([listener]))
     async with asyncio.timeout(10):
         while not server.started:
             await asyncio.sleep(0.01)
     try:
-        yield Service(listener.getsockname()[1], engines, metrics)
+        yield Service(listener.getsockname()[1], engines, metrics, ingress)
     finally:
         server.should_exit = True
         await running

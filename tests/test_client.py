@@ -256,7 +256,7 @@ async def test_words_are_asked_for_in_the_query():
     async with peer(script) as address:
         await events(address)
         await events(f"http://{address}", words=True)
-    assert asked == ["/v1/stream", "/v1/stream?words=true"]
+    assert asked == ["/v1/stream?resumable=true", "/v1/stream?words=true&resumable=true"]
 
 
 async def test_samples_of_another_shape_are_refused():
@@ -329,7 +329,7 @@ def test_forms_of_an_address(address: str, url: str):
 
 
 def test_words_replace_what_the_query_says_about_them():
-    assert stream_url("ws://a/b?x=1&words=false", words=True) == "ws://a/b?x=1&words=true"
+    assert stream_url("ws://a/b?x=1&words=false", {"words": "true"}) == "ws://a/b?x=1&words=true"
 
 
 @pytest.mark.parametrize("address", ["", "ftp://a", "ws://", "a:port", "ws://[::1", "two words"])

@@ -4,17 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 
 from serve_app import client
-from tests.support import Service, serving
+from tests.support import LocalVault, Service, serving
 
 
 class BreakingNetwork:
     """A TCP relay in front of the service; it can cut every connection, and refuse new ones for a while."""
 
     def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+        self.target_port = target_port
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.refuses = False
@@ -23,7 +24,7 @@ class BreakingNetwork:
         if self.refuses:
             writer.transport.abort()
             return
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
         self._writers |= {writer, up_writer}
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -132,14 +133,61 @@ async def test_a_service_that_stays_away_is_a_lost_connection(service, clip):
             await anext(stream)
 
 
-async def test_a_session_that_is_gone_is_a_lost_connection(engines, clip):
+async def test_a_session_that_is_gone_is_begun_again_while_all_its_audio_is_still_here(engines, clip):
+    """The service keeps nothing of sessions that were cut off."""
+    async with (
+        serving(engines, session={"resume_window_seconds": 0}) as service,
+        network(service) as breaking,
+        client.connect(f"127.0.0.1:{breaking.port}", words=True) as stream,
+    ):
+        listening = asyncio.create_task(listen(stream))
+        await speak(stream, clip.samples[:100_000], pause_s=0.02)
+        breaking.cut()
+        await speak(stream, clip.samples[100_000:])
+        await stream.end()
+        events = await listening
+        assert [event.text for event in events if isinstance(event, client.Word)] == clip.words
+        assert sum(isinstance(event, client.Ready) for event in events) == 1
+
+
+async def test_a_session_that_is_gone_is_a_lost_connection_after_more_than_the_buffer(engines, clip):
     async with (
         serving(engines, session={"resume_window_seconds": 0}) as service,
         network(service) as breaking,
         client.connect(f"127.0.0.1:{breaking.port}") as stream,
     ):
-        await speak(stream, clip.samples[:24_000])
-        assert isinstance(await anext(stream), client.Ready)
+        listening = asyncio.create_task(listen(stream))
+        await speak(stream, np.tile(clip.samples, 6))
         breaking.cut()
         with pytest.raises(client.ConnectionLost, match="broke off"):
-            await listen(stream)
+            await listening
+
+
+async def test_a_client_moves_when_its_ingress_is_stopped(engines, clip):
+    vault = LocalVault(60)
+    async with serving(engines, vault) as one, serving(engines, vault) as other, network(one) as routing:
+        async with client.connect(f"127.0.0.1:{routing.port}", words=True) as stream:
+            listening = asyncio.create_task(listen(stream))
+            await speak(stream, clip.samples[:80_000], pause_s=0.02)
+            routing.target_port = other.port
+            one.ingress.sessions.close()
+            one.ingress.sessions.move_out(everyone=False)
+            await speak(stream, clip.samples[80_000:], pause_s=0.02)
+            await stream.end()
+            events = await listening
+        assert [event.text for event in events if isinstance(event, client.Word)] == clip.words
+        assert stream.reconnects == 1
+        assert one.outcomes("restarting") == 1
+
+
+async def test_a_client_that_meets_a_stopping_ingress_goes_to_the_next_one(engines, clip):
+    async with serving(engines) as one, serving(engines) as other, network(one) as routing:
+        one.ingress.sessions.close()
+        async with client.connect(f"127.0.0.1:{routing.port}", words=True) as stream:
+            asyncio.get_running_loop().call_later(0.5, setattr, routing, "target_port", other.port)
+            listening = asyncio.create_task(listen(stream))
+            await speak(stream, clip.samples)
+            await stream.end()
+            events = await listening
+        assert isinstance(events[0], client.Ready)
+        assert [event.text for event in events if isinstance(event, client.Word)] == clip.words

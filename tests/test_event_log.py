@@ -8,9 +8,9 @@ from serve_app.errors import EngineLost, SlowClient
 from serve_app.session.event_log import EventLog
 
 
-async def take(log: EventLog[str], count: int, after: int | None = None) -> list[tuple[int, str]]:
+async def take(log: EventLog[str], count: int) -> list[tuple[int, str]]:
     taken = []
-    async for entry in log.read(after):
+    async for entry in log.read():
         taken.append(entry)
         if len(taken) == count:
             return taken
@@ -40,7 +40,8 @@ async def test_what_was_read_is_read_again_on_request():
     for event in "abcde":
         log.append(event)
     await take(log, 5)
-    assert await take(log, 2, after=3) == [(4, "d"), (5, "e")]
+    log.seek(3)
+    assert await take(log, 2) == [(4, "d"), (5, "e")]
 
 
 async def test_nothing_unread_is_pushed_out():
@@ -78,22 +79,43 @@ async def test_the_writer_is_held_back_while_more_than_half_is_unread():
     await waiting
 
 
-@given(st.lists(st.booleans(), max_size=40), st.integers(1, 10), st.data())
-async def test_whoever_saw_up_to_a_kept_number_misses_nothing(numbered, capacity, data):
-    """A client that resumes gets exactly the numbered events behind the last one it saw, or is told that it cannot."""
-    log: EventLog[int] = EventLog(capacity)
+@given(st.lists(st.booleans(), max_size=40), st.integers(1, 10), st.integers(0, 40), st.data())
+async def test_whoever_saw_up_to_a_kept_number_misses_nothing(numbered, capacity, cut, data):
+    """A client that resumes gets exactly the numbered events behind the last one it saw, or is told that it cannot.
+
+    The log may be continued by another one, from what it was before the last `cut` events; those happen again.
+    """
+    logs: list[EventLog[int]] = [EventLog(capacity)]
+    kept = 0
     for event, counts in enumerate(numbered):
-        log.append(event, counts)
-        await take(log, 1)
+        if event == len(numbered) - cut:
+            logs.append(EventLog(capacity, logs[0].since(0)))
+            kept = logs[0].last_number
+            break
+        logs[0].append(event, counts)
+        await take(logs[0], 1)
+    log = logs[-1]
     behind = [(number, event) for number, event in enumerate((e for e, c in enumerate(numbered) if c), 1)]
     last = data.draw(st.integers(0, len(behind) + 1))
-    if not log.has_all_after(last):
-        assert last > len(behind) or len(numbered) > capacity
+    if not log.can_go_on_after(last):
+        assert last > log.last_number + capacity or len(numbered) > capacity
         return
     expected = [entry for entry in behind if entry[0] > last]
-    log.fail(EngineLost("that was all"))
+    log.seek(last)
     heard = []
-    with pytest.raises(EngineLost):
-        async for number, event in log.read(after=last):
-            heard.append((number, event))
+    for event in range(log.places, len(numbered)):
+        log.append(event, numbered[event])
+        heard += [entry async for entry in _unread(log)]
+    heard += [entry async for entry in _unread(log)]
     assert [entry for entry in heard if numbered[entry[1]]] == expected
+    assert kept <= len(behind)
+
+
+async def _unread(log: EventLog[int]):
+    reading = log.read()
+    while log.unread:
+        # The reader passes over events that were seen before: it may not come to one that is left.
+        try:
+            yield await asyncio.wait_for(anext(reading), 0.01)
+        except TimeoutError:
+            return

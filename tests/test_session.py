@@ -8,7 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.errors import AtCapacity, EngineLost, IdleTimeout, InvalidMessage, SessionTooLong, StepFailed
-from serve_app.session.session import Done, Flushed, Session, Status
+from serve_app.session.core import Done, Flushed, Status
+from serve_app.session.session import Session
 from serve_app.settings import EngineSettings, ModelSettings, SessionSettings
 from serve_app.speech import SAMPLE_RATE_HZ
 from serve_app.telemetry import IngressMetrics
@@ -329,56 +330,25 @@ async def test_a_storm_of_flushes_is_held_back_until_somebody_reads(engines):
         assert await collect(session) == [Flushed()] * 100 + [Done(0.0)]
 
 
-async def test_a_client_that_was_cut_off_comes_back_and_misses_nothing(engines, clip):
-    """Feeder and reader are cancelled at any moment, again and again; the events are those of an undisturbed run."""
-    undisturbed, _ = await tokens_of(engines, clip.samples)
-    async with opened(engines) as session:
-        heard: list = []
-        seen = 0
+async def test_words_said_before_a_mistake_come_before_its_error(engines, clip):
+    """Also where the mistake comes behind the end, whose Done then does not come."""
+    for ended in (False, True):
+        async with opened(engines) as session:
+            heard: list = []
 
-        async def read(after: int | None) -> None:
-            nonlocal seen
-            async for number, event in session.events(after):
-                if not isinstance(event, Status):
+            async def listen(session: Session, heard: list) -> None:
+                async for _, event in session.events():
                     heard.append(event)
-                    seen = number
 
-        async def talk() -> None:
-            await session.go_on()
-            taken = session.received[0]
-            await speak(session, clip.samples[taken:])
-            if not session.received[2]:
+            reading = asyncio.create_task(listen(session, heard))
+            await speak(session, clip.samples)
+            if ended:
                 await session.end()
-
-        after = None
-        for lifetime_s in (0.05, 0.1, 0.01, 0.2, 0.03, 0.3, 10):
-            tasks = [asyncio.create_task(talk()), asyncio.create_task(read(after))]
-            await asyncio.wait(tasks, timeout=lifetime_s, return_when=asyncio.ALL_COMPLETED)
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results), results
-            if heard and isinstance(heard[-1], Done):
-                break
-            assert session.detach()
-            if len(heard) > 2:  # the network swallowed the last two
-                del heard[-2:]
-                seen -= 2
-            session.check_resume(seen)
-            after = seen
-    assert heard == undisturbed
-
-
-async def test_events_that_are_gone_cannot_be_resumed_from(engines, clip):
-    async with opened(engines, event_buffer=16) as session:
-        reading = asyncio.create_task(collect(session))
-        await speak(session, np.tile(clip.samples, 3))
-        await session.end()
-        await reading
-        session.check_resume(session._log.last_number)
-        for number in (0, session._log.last_number + 1):
-            with pytest.raises(InvalidMessage, match="cannot resume from there"):
-                session.check_resume(number)
+            await session.end_with_mistake(InvalidMessage("expected audio, got poetry"))
+            with pytest.raises(InvalidMessage, match="poetry"):
+                await reading
+            assert words(heard) == clip.words
+            assert not any(isinstance(event, Done) for event in heard)
 
 
 async def test_the_metrics_count_what_happened(engines, clip):

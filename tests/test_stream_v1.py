@@ -13,7 +13,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from tests.support import Service, serving
+from tests.support import LocalVault, Service, serving
 
 FLUSH, END = '{"type": "flush"}', '{"type": "end"}'
 
@@ -309,6 +309,7 @@ async def test_a_resume_token_works_once_for_its_owner_and_until_the_session_is_
     await thief.talk(headers={"Authorization": "Bearer another"})
     assert thief.events[-1]["code"] == "unknown_session"
     await speaker.talk(1.0, headers={"Authorization": "Bearer mine"})
+    await service.wait_until_empty()
     again = Speaker(service.url, clip.samples)
     again.ready = first
     await again.talk(headers={"Authorization": "Bearer mine"})
@@ -344,16 +345,158 @@ async def test_a_wrong_resume_is_refused(service, query):
     assert connection.close_code in (1003, 1008)
 
 
-async def test_only_so_many_sessions_wait_for_their_clients(engines, clip):
-    async with serving(engines, session={"max_detached_sessions": 2}) as service:
-        speakers = [Speaker(service.url, clip.samples[:60_000]) for _ in range(3)]
-        for speaker in speakers:
-            await speaker.talk(0.5)
-            await asyncio.sleep(0.1)
+async def test_a_session_goes_on_at_another_ingress(engines, clip):
+    vault = LocalVault(60)
+    async with serving(engines, vault) as one, serving(engines, vault) as other:
+        speaker = Speaker(one.url, clip.samples)
+        await speaker.talk(1.5)
+        speaker.url = other.url
+        await speaker.talk(1.5)
+        speaker.url = one.url
+        await speaker.talk()
+        assert text([event for event in speaker.events if "seq" in event]) == clip.words
+        assert speaker.events[-1]["audio_seconds"] == round(len(clip.samples) / 24_000, 3)
+        for service in (one, other):
+            await service.wait_until_empty()
+
+
+async def test_a_connection_that_hangs_at_another_ingress_is_replaced_too(engines, clip):
+    vault = LocalVault(60)
+    async with serving(engines, vault) as one, serving(engines, vault) as other:
+        hanging = await websockets.connect(one.url)
+        ready = json.loads(await hanging.recv())
+        await send_clip(hanging, clip.samples[:48_000])
+        await asyncio.sleep(1.5)  # saved at least once
+        speaker = Speaker(other.url, clip.samples)
+        speaker.ready = ready
+        await speaker.talk()
+        assert text([event for event in speaker.events if "seq" in event]) == clip.words
+        await hanging.wait_closed()
+        assert hanging.close_reason == "the session goes on over another connection"
+        await one.wait_until_empty()
+        await other.wait_until_empty()
+
+
+async def test_a_token_is_still_good_if_the_answer_to_it_got_lost(service, clip):
+    speaker = Speaker(service.url, clip.samples)
+    await speaker.talk(1.0)
+    first = speaker.ready
+    lost = await websockets.connect(f"{service.url}?resume={first['resume_token']}&last_seq={speaker.last_seq}")
+    await lost.recv()
+    lost.transport.abort()
+    await speaker.talk()
+    assert text([event for event in speaker.events if "seq" in event]) == clip.words
+
+
+async def test_without_a_vault_sessions_go_on_but_cannot_be_resumed_for_now(engines, clip):
+    vault = LocalVault(60)
+    async with serving(engines, vault) as service:
+        speaker = Speaker(service.url, clip.samples)
+        await speaker.talk(1.0)
+        vault.available = False
+        async with websockets.connect(service.url) as connection:
+            await send_clip(connection, clip.samples)
+            await connection.send(END)
+            assert text(await events_until_close(connection)) == clip.words
+        kept = speaker.ready
+        await speaker.talk()
+        assert speaker.events.pop()["code"] == "restarting"
+        vault.available = True
+        speaker.ready = kept
+        await speaker.talk()
+        assert text([event for event in speaker.events if "seq" in event]) == clip.words
+
+
+async def test_a_stopping_ingress_sends_its_clients_away_and_their_sessions_go_on(engines, clip):
+    """First those who say that they resume by themselves, then everybody; nobody gets in any more."""
+    vault = LocalVault(60)
+    async with serving(engines, vault) as one, serving(engines, vault) as other:
+        movable = await websockets.connect(f"{one.url}?resumable=true")
+        plain = await websockets.connect(one.url)
+        speakers = []
+        for connection in (movable, plain):
+            speaker = Speaker(other.url, clip.samples)
+            speaker.ready = json.loads(await connection.recv())
+            await send_clip(connection, clip.samples[:60_000])
+            speakers.append(speaker)
+        await asyncio.sleep(0.3)
+        one.ingress.sessions.close()
+        one.ingress.sessions.move_out(everyone=False)
+        speakers[0].events += await events_until_close(movable)
+        assert (movable.close_code, movable.close_reason[:10]) == (1012, "restarting")
+        async with websockets.connect(one.url) as refused:
+            (error,) = await events_until_close(refused)
+            assert (error["code"], error["retry_after_s"], refused.close_code) == ("restarting", 1.0, 1012)
+        assert plain.state.name == "OPEN"
+        one.ingress.sessions.move_out(everyone=True)
+        speakers[1].events += await events_until_close(plain)
+        assert speakers[1].events.pop()["code"] == "restarting"
+        assert plain.close_code == 1012
+        await one.wait_until_empty()
         for speaker in speakers:
             await speaker.talk()
-        assert speakers[0].events[-1]["code"] == "unknown_session"
-        assert [speaker.events[-1]["type"] for speaker in speakers[1:]] == ["done", "done"]
+            assert text([event for event in speaker.events if "seq" in event]) == clip.words
+
+
+async def test_one_key_cannot_take_every_slot(engines, clip):
+    key = {"Authorization": "Bearer greedy"}
+    async with serving(engines, engine={"slots": 8}, ingress={"key_share": 0.25}) as service:
+        held = [await websockets.connect(service.url, additional_headers=key) for _ in range(2)]
+        for connection in held:
+            assert json.loads(await connection.recv())["type"] == "ready"
+        async with websockets.connect(service.url, additional_headers=key) as third:
+            (error,) = await events_until_close(third)
+            assert (error["code"], third.close_code) == ("too_many_sessions", 1013)
+        async with websockets.connect(service.url, additional_headers={"Authorization": "Bearer modest"}) as another:
+            assert json.loads(await another.recv())["type"] == "ready"
+        await held.pop().close()
+        await asyncio.sleep(0.2)
+        async with websockets.connect(service.url, additional_headers=key) as again:
+            assert json.loads(await again.recv())["type"] == "ready"
+        await held.pop().close()
+
+
+async def test_who_waits_in_line_hears_his_place_and_gets_the_next_slot(engines, clip):
+    async with serving(engines) as service:
+        held = [await websockets.connect(service.url) for _ in range(8)]
+        for connection in held:
+            assert json.loads(await connection.recv())["type"] == "ready"
+        waiting = [await websockets.connect(f"{service.url}?wait_s=20") for _ in range(2)]
+        places = [json.loads(await connection.recv()) for connection in waiting]
+        assert [(place["state"], place["place"]) for place in places] == [("waiting", 1), ("waiting", 2)]
+        gives_up = await websockets.connect(f"{service.url}?wait_s=20")
+        assert json.loads(await gives_up.recv())["place"] == 3
+        gives_up.transport.abort()
+        async with websockets.connect(service.url) as impatient:
+            (error,) = await events_until_close(impatient)
+            assert error["code"] == "at_capacity"
+            assert "2 clients wait" in error["message"] or "3 clients wait" in error["message"]
+        await send_clip(waiting[0], clip.samples)  # audio may be sent before the slot is there
+        await waiting[0].send(END)
+        await held.pop().close()
+        assert text(await events_until_close(waiting[0])) == clip.words
+        assert json.loads(await waiting[1].recv())["type"] in ("status", "ready")
+        for connection in [*held, waiting[1]]:
+            await connection.close()
+        await service.wait_until_empty()
+
+
+@pytest.mark.parametrize("query", ["wait_s=-1", "wait_s=1e3", "wait_s=301", "wait_s=", "resumable=perhaps"])
+async def test_a_wish_that_makes_no_sense_is_refused(service, query):
+    async with websockets.connect(f"{service.url}?{query}") as connection:
+        (error,) = await events_until_close(connection)
+    assert (error["code"], connection.close_code) == ("invalid_message", 1003)
+
+
+async def test_words_said_before_a_mistake_come_before_its_error(service, clip):
+    for mistake in (b"\0\0\0\0", "nonsense"):
+        async with websockets.connect(service.url) as connection:
+            await send_clip(connection, clip.samples)
+            await connection.send(END)
+            await connection.send(mistake)
+            events = await events_until_close(connection)
+        assert text(events) == clip.words
+        assert events[-1]["code"] == "invalid_message"
 
 
 async def test_one_that_never_reads_is_dropped_and_its_slot_freed(engines, clip):

@@ -1,6 +1,8 @@
 """How people write the address of a service, and what that means."""
 
 import ipaddress
+from collections.abc import Mapping
+from types import MappingProxyType
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from serve_app.client.errors import InvalidAddress
@@ -9,10 +11,10 @@ DEFAULT_PATH = "/v1/stream"
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 
-def stream_url(address: str, *, words: bool = False) -> str:
+def stream_url(address: str, wishes: Mapping[str, str] = MappingProxyType({})) -> str:
     """Turn `ws://…`, `http://…` or `host:port`, with or without a path, into the WebSocket URL of a stream.
 
-    A query in the address is kept. Raises `InvalidAddress`.
+    A query in the address is kept, `wishes` come on top of it. Raises `InvalidAddress`.
     """
     text = address.strip()
     try:
@@ -25,9 +27,7 @@ def stream_url(address: str, *, words: bool = False) -> str:
         raise InvalidAddress(f"{address!r}: expected ws, wss, http or https, got {parts.scheme!r}")
     if not parts.hostname or any(character.isspace() for character in parts.netloc):
         raise InvalidAddress(f"{address!r}: expected a host, as in 127.0.0.1:8000")
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    if words:
-        query = [(key, value) for key, value in query if key != "words"] + [("words", "true")]
+    query = {**dict(parse_qsl(parts.query, keep_blank_values=True)), **wishes}
     path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
     return urlunsplit((scheme, parts.netloc, path, urlencode(query), ""))
 

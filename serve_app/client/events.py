@@ -76,10 +76,13 @@ class Done(_Numbered):
 
 
 class Status(_Message):
-    """The session moves to another engine, is live again, or has given its slot up until audio comes."""
+    """The session waits for a slot, moves to another engine, is live again, or is parked until audio comes."""
 
     type: Literal["status"] = "status"
     state: str
+    """`waiting`, `migrating`, `live` or `parked`."""
+    place: int | None = None
+    """Place in line, from 1, of a session that waits."""
 
 
 class Ping(_Message):

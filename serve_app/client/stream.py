@@ -6,41 +6,52 @@ import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Protocol, Self
-from urllib.parse import urlencode
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
+from websockets.exceptions import ConnectionClosed
 
-from serve_app.client.address import is_loopback, stream_url
+from serve_app.client.address import stream_url
+from serve_app.client.connection import may_resume, open_connection, what_it_means
 from serve_app.client.errors import (
-    ConnectionLost,
+    ClientError,
     ConnectionRefused,
-    InvalidAddress,
     KeyRefused,
     ProtocolViolation,
     ServerError,
     ServerSilent,
 )
-from serve_app.client.events import Done, Event, Failure, Flushed, Ping, Ready, Token, TurnEnd, Word, parse
+from serve_app.client.events import (
+    Done,
+    Event,
+    Failure,
+    Flushed,
+    Ping,
+    Ready,
+    Status,
+    Token,
+    TurnEnd,
+    Word,
+    parse,
+)
 from serve_app.client.send_buffer import Control, SendBuffer
-
-NORMAL_CLOSURE = 1000
-AT_CAPACITY_CLOSURE = 1013
-
-RESUMABLE_CLOSURES = (1001, 1005, 1006, 1012)
-"""Close codes of a server that goes away or restarts."""
 
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
 
-MAX_MESSAGE_BYTES = 2**20
-"""Largest message accepted from a server."""
+RESTARTING = "restarting"
+"""Error of a server that goes away, while another one takes its sessions."""
 
-UNREAD_MESSAGES = 256
-"""Messages buffered for a caller that does not read; after that TCP holds the server back."""
+UNKNOWN_SESSION = "unknown_session"
+"""Error of a server that does not have the session that is to be resumed."""
+
+PASSING_FAILURES = (RESTARTING, "not_ready", "at_capacity", "too_many_sessions")
+"""Errors of a server that may take the session a moment later."""
+
+
+class _NotYet(Exception):
+    """The server would take the session up again later."""
 
 
 class Stream:
@@ -52,12 +63,14 @@ class Stream:
     """
 
     def __init__(self, connection: ClientConnection, reconnect: "Reconnect", timeout_s: float, resume_s: float) -> None:
+        """`resume_s` is how long a broken connection may take to be made again; 0: it is not."""
         self._connection = connection
         self._reconnect = reconnect
         self._timeout_s = timeout_s
         self._resume_s = resume_s
         self._sent = SendBuffer()
-        self._resume_token: str | None = None
+        self._ready: Ready | None = None
+        self._ready_was_read = False
         self._last_seq = 0
         self._restoring = asyncio.Lock()
         self._done = False
@@ -95,14 +108,11 @@ class Stream:
         if self._done:
             raise StopAsyncIteration
         while True:
-            match parse(await self._receive()):
+            match await self._receive():
                 case Ping():
                     continue
-                case Failure(code=code, message=message, retry_after_s=retry_after_s):
-                    raise ServerError(code, message, retry_after_s)
-                case Ready(resume_token=resume_token) as ready:
-                    self._resume_token = resume_token
-                    return ready
+                case Failure() as failure:
+                    raise _reported(failure)
                 case Token() | Word() | TurnEnd() | Flushed() | Done() as event:
                     if event.seq is not None:
                         if event.seq <= self._last_seq:
@@ -123,7 +133,7 @@ class Stream:
         try:
             await self._transmit(connection, what)
         except ConnectionClosed as error:
-            await self._restore(connection, error)  # which sends it again
+            await self._restore(connection, what_it_means(error), may_resume(error))  # which sends it again
 
     async def _transmit(self, connection: ClientConnection, what: NDArray[np.float32] | Control) -> None:
         try:
@@ -132,50 +142,80 @@ class Stream:
         except TimeoutError:
             raise ServerSilent(f"the server took no audio for {self._timeout_s:g} s") from None
 
-    async def _receive(self) -> str | bytes:
+    async def _receive(self) -> Event | Ping | Failure:
+        """The next message, over whichever connection it comes."""
         while True:
+            if self._ready and not self._ready_was_read:
+                self._ready_was_read = True
+                return self._ready
             connection = self._connection
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    return await connection.recv()
-            except TimeoutError:
-                raise ServerSilent(f"the server said nothing for {self._timeout_s:g} s") from None
-            except UnicodeDecodeError:
-                raise ProtocolViolation("expected a JSON message, got text that is not UTF-8") from None
+                message = await self._message(connection)
             except ConnectionClosed as error:
-                await self._restore(connection, error)
+                await self._restore(connection, what_it_means(error), may_resume(error))
+                continue
+            match message:
+                case Ready():
+                    self._ready = message
+                case Failure(code=code) if code == RESTARTING and self._resume_s:
+                    await self._restore(connection, _reported(message), worth_it=True)
+                case _:
+                    return message
 
-    async def _restore(self, broken: ClientConnection, error: ConnectionClosed) -> None:
-        """Make the connection again and send what the server lacks. Raises what `error` means where that is no use."""
+    async def _message(self, connection: ClientConnection) -> Event | Ping | Failure:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return parse(await connection.recv())
+        except TimeoutError:
+            raise ServerSilent(f"the server said nothing for {self._timeout_s:g} s") from None
+        except UnicodeDecodeError:
+            raise ProtocolViolation("expected a JSON message, got text that is not UTF-8") from None
+
+    async def _restore(self, broken: ClientConnection, error: ClientError, worth_it: bool) -> None:
+        """Make the connection again and send what the server lacks. Raises `error` where that is not possible."""
         async with self._restoring:
             if self._connection is not broken:
                 return  # the other task has done it
-            if self._resume_token is None or self._done or not _may_resume(error):
-                raise _lost(error) from None
+            await broken.close()
             deadline = time.monotonic() + self._resume_s
             wait_s = FIRST_RETRY_S
-            while True:
+            while worth_it and not self._done and time.monotonic() + wait_s <= deadline:
                 try:
-                    self._connection = await self._resume(self._resume_token, error)
+                    self._connection = await self._go_on(error)
                     self.reconnects += 1
                     return
-                except (ConnectionRefused, ServerSilent, ConnectionClosed, TimeoutError):
-                    if time.monotonic() + wait_s > deadline:
-                        raise _lost(error) from None
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, LONGEST_RETRY_S)
+                except KeyRefused:
+                    break
+                except (ConnectionRefused, ServerSilent, ConnectionClosed, _NotYet):
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(2 * wait_s, LONGEST_RETRY_S)
+            raise error from None
 
-    async def _resume(self, resume_token: str, error: ConnectionClosed) -> ClientConnection:
-        """One try: a new connection on which everything that the server lacked was sent."""
-        connection = await self._reconnect(resume_token, self._last_seq)
+    async def _go_on(self, error: ClientError) -> ClientConnection:
+        """One try: a new connection on which everything that the server lacked was sent.
+
+        A session that the server has lost, or had not begun, is begun again if all of its audio is still here: its
+        events have the same numbers, so that those read before are known.
+        """
+        token = self._ready.resume_token if self._ready else None
+        if self._ready and token is None:
+            raise error  # a server that cannot resume
+        connection = await self._reconnect(token, self._last_seq)
         try:
-            ready = parse(await asyncio.wait_for(connection.recv(), self._timeout_s))
-            missing = None
-            if isinstance(ready, Ready) and ready.received:
-                self._resume_token = ready.resume_token  # the other one has done its work
-                missing = self._sent.after(ready.received.samples, ready.received.flushes, ready.received.end)
+            answer = await self._first_answer(connection)
+            if isinstance(answer, Failure) and answer.code == UNKNOWN_SESSION and self._sent.after(0, 0, False):
+                await connection.close()
+                connection = await self._reconnect(None, 0)
+                answer = await self._first_answer(connection)
+            if isinstance(answer, Failure):
+                raise _NotYet if answer.code in PASSING_FAILURES else error
+            taken = answer.received
+            missing = (
+                self._sent.after(taken.samples, taken.flushes, taken.end) if taken else self._sent.after(0, 0, False)
+            )
             if missing is None:
-                raise _lost(error)
+                raise error
+            self._ready = answer
             for what in missing:
                 await self._transmit(connection, what)
         except BaseException:
@@ -183,11 +223,22 @@ class Stream:
             raise
         return connection
 
+    async def _first_answer(self, connection: ClientConnection) -> Ready | Failure:
+        """What the server says to a new connection, once it is our turn."""
+        while True:
+            match await self._message(connection):
+                case Ready() | Failure() as answer:
+                    return answer
+                case Status() | Ping():
+                    continue
+                case other:
+                    raise ProtocolViolation(f"expected ready or an error, got {other.type}")
+
 
 class Reconnect(Protocol):
-    """Opens a connection that takes a session up again."""
+    """Opens a connection that takes a session up again, or begins it again."""
 
-    def __call__(self, resume_token: str, last_seq: int) -> Awaitable[ClientConnection]:
+    def __call__(self, resume_token: str | None, last_seq: int) -> Awaitable[ClientConnection]:
         """Raises what `connect` raises."""
 
 
@@ -197,6 +248,7 @@ async def connect(
     *,
     api_key: str | None = None,
     words: bool = False,
+    wait_s: float = 0.0,
     open_timeout_s: float = 10.0,
     timeout_s: float = 30.0,
     resume_s: float = 60.0,
@@ -204,65 +256,28 @@ async def connect(
     """Open a session; leaving the block closes it, whatever its state.
 
     `url` is `ws://…`, `http://…` or `host:port`; without a path it means `/v1/stream`. With `words` the server also
-    sends `Word` events. `timeout_s` bounds the wait for each message either way, `resume_s` the time spent on getting a
-    broken connection back (0: none).
+    sends `Word` events. With `wait_s` the session waits so long in line where every slot is taken. `timeout_s` bounds
+    the wait for each message either way, `resume_s` the time spent on getting a broken connection back (0: none).
 
     Raises `InvalidAddress`, `ConnectionRefused`, `KeyRefused` and `ServerSilent`.
     """
-    address = stream_url(url, words=words)
+    wishes = {"words": "true"} if words else {}
+    if wait_s:
+        wishes["wait_s"] = f"{wait_s:g}"
+    if resume_s:
+        wishes["resumable"] = "true"
 
-    async def reconnect(resume_token: str, last_seq: int) -> ClientConnection:
-        query = urlencode({"resume": resume_token, "last_seq": last_seq})
-        separator = "&" if "?" in address else "?"
-        return await _open(f"{address}{separator}{query}", api_key, min(open_timeout_s, resume_s))
+    async def reconnect(resume_token: str | None, last_seq: int) -> ClientConnection:
+        resuming = {"resume": resume_token, "last_seq": str(last_seq)} if resume_token else {}
+        return await open_connection(stream_url(url, wishes | resuming), api_key, min(open_timeout_s, resume_s))
 
-    stream = Stream(await _open(address, api_key, open_timeout_s), reconnect, timeout_s, resume_s)
+    connection = await open_connection(stream_url(url, wishes), api_key, open_timeout_s)
+    stream = Stream(connection, reconnect, timeout_s, resume_s)
     try:
         yield stream
     finally:
         await stream.close()
 
 
-async def _open(address: str, api_key: str | None, open_timeout_s: float) -> ClientConnection:
-    try:
-        return await open_websocket(
-            address,
-            additional_headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            proxy=None if is_loopback(address) else True,
-            compression=None,  # audio does not compress, and tokens are too short to
-            open_timeout=open_timeout_s,
-            close_timeout=5,
-            ping_interval=None,  # the server pings, and `timeout_s` notices when it stops
-            max_size=MAX_MESSAGE_BYTES,
-            max_queue=UNREAD_MESSAGES,
-        )
-    except TimeoutError:
-        raise ServerSilent(f"{address}: no answer within {open_timeout_s:g} s") from None
-    except InvalidURI as error:
-        raise InvalidAddress(str(error)) from None
-    except InvalidStatus as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            asked = "another API key" if api_key else "an API key"
-            raise KeyRefused(f"{address}: the server asks for {asked} (HTTP {status})") from None
-        raise ConnectionRefused(f"{address}: the server answered HTTP {status} instead of a WebSocket") from None
-    except (OSError, WebSocketException) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConnectionRefused(f"{address}: no connection ({reason})") from None
-
-
-def _may_resume(error: ConnectionClosed) -> bool:
-    """Whether the server may still hold the session: it did not close on purpose, or is being restarted."""
-    return error.rcvd is None or error.rcvd.code in RESUMABLE_CLOSURES
-
-
-def _lost(error: ConnectionClosed) -> ConnectionLost | ServerError:
-    """What a close frame, or the lack of one, means."""
-    if error.rcvd is None:
-        return ConnectionLost("the connection broke off before the session was over")
-    code, reason = error.rcvd.code, error.rcvd.reason
-    if code == AT_CAPACITY_CLOSURE:
-        return ServerError("at_capacity", reason or "the server is at capacity")
-    if code == NORMAL_CLOSURE:
-        return ConnectionLost("the server closed the connection before the session was over")
-    return ConnectionLost(f"the server closed the connection: {reason or 'no reason given'} (code {code})")
+def _reported(failure: Failure) -> ServerError:
+    return ServerError(failure.code, failure.message, failure.retry_after_s)

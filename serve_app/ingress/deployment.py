@@ -8,9 +8,11 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from serve_app.ingress.backpressure import bound_receive_queues
+from serve_app.ingress.ray_vault import RayVault
 from serve_app.ingress.routes import Ingress
 from serve_app.ingress.serve_engines import ServeEngines
-from serve_app.settings import Settings
+from serve_app.ingress.shutdown import Shutdown, on_graceful_shutdown
+from serve_app.settings import MEBIBYTE, Settings
 from serve_app.telemetry import IngressMetrics, configure_logging, get_logger
 
 _log = get_logger(__name__)
@@ -26,7 +28,18 @@ class IngressReplica:
         warn_of_python_proxy()
         bound_receive_queues()
         engines = ServeEngines(engine.options(stream=True), settings.link, settings.ingress.admission_timeout_seconds)
-        self._routes = Ingress(settings, engines, IngressMetrics(CollectorRegistry(), engines.loads))
+        vault = RayVault(
+            settings.app_name, settings.session.resume_window_seconds, settings.session.vault_megabytes * MEBIBYTE
+        )
+        self._routes = Ingress(settings, engines, vault, IngressMetrics(CollectorRegistry(), engines.loads))
+        context = serve.get_replica_context()
+        self._shutdown = Shutdown(
+            self._routes.sessions,
+            context.app_name,
+            context.deployment,
+            settings.ingress.graceful_shutdown_timeout_seconds,
+        )
+        on_graceful_shutdown(self._shutdown.begin)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """What Serve mounts, once the constructor is through."""

@@ -11,11 +11,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from serve_app.protocols.conversation import converse
+from serve_app.protocols.conversation import Host, converse
 from serve_app.protocols.stream_v1 import StreamV1
+from serve_app.session.admission import Admission
+from serve_app.session.checkpoint import Restored
 from serve_app.session.engines import EnginePool
 from serve_app.session.registry import SessionRegistry
 from serve_app.session.session import Session
+from serve_app.session.vault import VaultClient
 from serve_app.settings import Settings
 from serve_app.telemetry import IngressMetrics, render
 
@@ -23,11 +26,15 @@ from serve_app.telemetry import IngressMetrics, render
 class Ingress:
     """One ingress replica's routes and what they share."""
 
-    def __init__(self, settings: Settings, engines: EnginePool, metrics: IngressMetrics) -> None:
+    def __init__(self, settings: Settings, engines: EnginePool, vault: VaultClient, metrics: IngressMetrics) -> None:
         self._settings = settings
         self._engines = engines
         self._metrics = metrics
-        self._sessions = SessionRegistry(self._new_session, settings.session, metrics)
+        self.sessions = SessionRegistry(
+            self._new_session, engines, vault, settings.session, metrics, most_per_key=settings.most_sessions_per_key
+        )
+        """The sessions of this replica."""
+        self._admission = Admission(settings.ingress.max_waiting)
         self._started_at = time.time()
 
     def application(self) -> Starlette:
@@ -45,15 +52,16 @@ class Ingress:
             lifespan=self._lifespan,
         )
 
-    def _new_session(self, session_id: str) -> Session:
+    def _new_session(self, session_id: str, restored: Restored | None) -> Session:
         settings = self._settings
-        return Session(session_id, self._engines, settings.session, settings.model_settings, self._metrics)
+        return Session(session_id, self._engines, settings.session, settings.model_settings, self._metrics, restored)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._engines.start()
+        self.sessions.start()
         yield
-        await self._sessions.stop()
+        await self.sessions.stop()
         await self._engines.stop()
 
     async def information(self, request: Request) -> Response:
@@ -88,8 +96,8 @@ class Ingress:
                 "ready": self._engines.is_ready,
                 "replica": os.getpid(),
                 "uptime_seconds": round(time.time() - self._started_at, 1),
-                "sessions_open": len(self._sessions),
-                "sessions_waiting": self._sessions.waiting,
+                "sessions_open": len(self.sessions),
+                "clients_waiting": len(self._admission),
                 "engines": dict(self._engines.loads()),
             }
         )
@@ -101,5 +109,6 @@ class Ingress:
 
     async def stream_v1(self, websocket: WebSocket) -> None:
         """`WS /v1/stream`."""
-        dialect = StreamV1(websocket.query_params, self._settings.model)
-        await converse(websocket, dialect, self._sessions, self._settings.ingress)
+        settings = self._settings
+        dialect = StreamV1(websocket.query_params, settings.model, settings.ingress.max_wait_seconds)
+        await converse(websocket, dialect, Host(self.sessions, self._admission, settings.ingress))

@@ -2,15 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from serve_app.errors import InvalidMessage, MessageTooLarge, SlowClient, SpeechError
-from serve_app.session.registry import DISCONNECTED, Seat, SessionRegistry
-from serve_app.session.session import Done, Event, Session
+from serve_app.errors import InvalidAudio, InvalidMessage, MessageTooLarge, ServiceRestarting, SlowClient, SpeechError
+from serve_app.session.admission import Admission
+from serve_app.session.core import Done, Event
+from serve_app.session.registry import DISCONNECTED, RESTARTING, TAKEN_OVER, Farewell, Seat, SessionRegistry
+from serve_app.session.session import Session
 from serve_app.settings import IngressSettings
 from serve_app.telemetry import get_logger, session_context
 
@@ -25,7 +28,14 @@ POLITE_CLOSURES = (1000, 1001)
 LEFT = "left"
 """Outcome of a session whose client closed the connection without ending the session."""
 
-TAKEN_OVER_CLOSURE = 1008
+FAREWELLS: dict[Farewell, tuple[int, str]] = {
+    TAKEN_OVER: (1008, "the session goes on over another connection"),
+    RESTARTING: (ServiceRestarting.close_code, "restarting: the service moves, resume the session"),
+}
+"""Close code and reason of connections that we end while their sessions live on."""
+
+LAST_WORDS_SECONDS = 5.0
+"""How long a client that made a mistake is still told what it had said before."""
 
 MAX_REASON_BYTES = 123
 """A close frame's payload is at most 125 bytes, two of them the code (RFC 6455, section 5.5)."""
@@ -42,14 +52,26 @@ class Resume:
     """Number of the last event that the client has seen."""
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What came with the handshake."""
+
+    resume: Resume | None = None
+    """The session to go on with; None for a new one."""
+    wait_s: float = 0.0
+    """How long the client would wait for a slot."""
+    can_move: bool = False
+    """Whether it resumes by itself when it is told that the service restarts."""
+
+
 class Dialect(Protocol):
     """One wire format, for one connection."""
 
-    def check_request(self) -> Resume | None:
-        """Look at what came with the handshake, before a slot is taken; what to resume, if anything.
+    def check_request(self) -> Wishes:
+        """Look at what came with the handshake, before a slot is taken. Raises InvalidMessage."""
 
-        Raises InvalidMessage.
-        """
+    def waiting(self, place: int) -> Iterable[Message]:
+        """What says that the client waits for a slot, and at which place in line, from 1; may be nothing."""
 
     def ready(self, session: Session, resume_token: str) -> Iterable[Message]:
         """What says that the session is open, or open again."""
@@ -67,58 +89,79 @@ class Dialect(Protocol):
         """Act on a message from the client. Raises InvalidMessage or InvalidAudio."""
 
 
-async def converse(
-    websocket: WebSocket, dialect: Dialect, registry: SessionRegistry, settings: IngressSettings
-) -> None:
+@dataclass(frozen=True)
+class Host:
+    """What all conversations of an ingress share."""
+
+    registry: SessionRegistry
+    admission: Admission
+    settings: IngressSettings
+
+
+async def converse(websocket: WebSocket, dialect: Dialect, host: Host) -> None:
     """Accept the connection, hold a session, close both.
 
-    Whatever happens (also a cancellation) the session is closed, or kept for its client to come back.
+    Whatever happens (also a cancellation) the session is closed here; it goes on elsewhere if its client was cut off.
     """
-    await _Connection(websocket, dialect, registry, settings).run()
+    await _Connection(websocket, dialect, host).run()
 
 
 class _Connection:
-    def __init__(
-        self, websocket: WebSocket, dialect: Dialect, registry: SessionRegistry, settings: IngressSettings
-    ) -> None:
+    def __init__(self, websocket: WebSocket, dialect: Dialect, host: Host) -> None:
         self._websocket = websocket
         self._dialect = dialect
-        self._registry = registry
-        self._settings = settings
+        self._registry = host.registry
+        self._admission = host.admission
+        self._settings = host.settings
         self._sent_at = time.monotonic()
+        self._next: asyncio.Task[MutableMapping[str, Any]] | None = None  # a message that is being waited for
 
     async def run(self) -> None:
         await self._websocket.accept()
+        try:
+            await self._run()
+        finally:
+            if self._next:
+                self._next.cancel()
+
+    async def _run(self) -> None:
         credential = self._websocket.headers.get("authorization", "")
         try:
-            resume = self._dialect.check_request()
-            seat = (
-                await self._registry.take_back(resume.token, credential) if resume else self._registry.new(credential)
-            )
+            wishes = self._dialect.check_request()
+            resume = wishes.resume
+            seat = await self._registry.resume(resume.token, credential) if resume else self._registry.new(credential)
         except SpeechError as error:
             await self._say_goodbye(error)
             return
+        seat.can_move = wishes.can_move
         outcome = DISCONNECTED  # also if this task is cancelled, which is how some servers tell of a lost client
         try:
             with session_context(seat.session.id):
-                outcome = await self._hold(seat, resume)
+                outcome = await self._hold(seat, wishes)
         except asyncio.CancelledError:
-            if seat.is_mine:
+            if not seat.farewell:
                 raise
-            await self._close(TAKEN_OVER_CLOSURE, "the session goes on over another connection")
+            outcome = seat.farewell
+            if task := asyncio.current_task():
+                task.uncancel()
         finally:
             await self._registry.release(seat, outcome)
+        if seat.farewell:
+            if seat.farewell == RESTARTING and not seat.can_move:
+                await self._say_goodbye(ServiceRestarting("this part of the service is being stopped: connect again"))
+            await self._close(*FAREWELLS[seat.farewell])
 
-    async def _hold(self, seat: Seat, resume: Resume | None) -> str:
+    async def _hold(self, seat: Seat, wishes: Wishes) -> str:
         """Serve the session until it or the connection is over; how that came about."""
         session = seat.session
         try:
-            if resume:
-                session.check_resume(resume.last_number)
+            if wishes.resume:
+                session.resume(wishes.resume.last_number)
             else:
-                await session.open()
+                await self._open(session, wishes.wait_s)
+            self._registry.keep(seat)
             await self._send(self._dialect.ready(session, seat.token))
-            await self._talk(session, resume)
+            await self._talk(seat)
         except WebSocketDisconnect as error:
             return LEFT if error.code in POLITE_CLOSURES else DISCONNECTED
         except SpeechError as error:
@@ -131,9 +174,32 @@ class _Connection:
         await self._close(1000, "done")
         return "done"
 
-    async def _talk(self, session: Session, resume: Resume | None) -> None:
+    async def _open(self, session: Session, wait_s: float) -> None:
+        """Take a slot, in line if need be, unless the client leaves meanwhile."""
+        opening = asyncio.create_task(self._wait_in_line(session, wait_s))
+        try:
+            message = self._next_message()
+            await asyncio.wait([opening, message], return_when=asyncio.FIRST_COMPLETED)
+            if message.done() and not opening.done():
+                _raise_if_disconnected(message.result())
+            await opening
+        finally:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+
+    async def _wait_in_line(self, session: Session, wait_s: float) -> None:
+        async with aclosing(self._admission.enter(session.open, wait_s)) as places:
+            keeping_alive = asyncio.create_task(self._keep_alive())
+            try:
+                async for place in places:
+                    await self._send(self._dialect.waiting(place))
+            finally:
+                keeping_alive.cancel()
+                await asyncio.gather(keeping_alive, return_exceptions=True)
+
+    async def _talk(self, seat: Seat) -> None:
         """Both directions and the keep-alive, until one of them ends; the others are cancelled."""
-        works = (self._send_events(session, resume), self._receive(session), self._keep_alive())
+        works = (self._send_events(seat.session), self._receive(seat), self._keep_alive())
         tasks = [asyncio.create_task(work) for work in works]
         try:
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -146,27 +212,41 @@ class _Connection:
             if task in finished and (error := task.exception()):
                 raise error
 
-    async def _send_events(self, session: Session, resume: Resume | None) -> None:
-        async for number, event in session.events(resume.last_number if resume else None):
+    async def _send_events(self, session: Session) -> None:
+        async for number, event in session.events():
             await self._send(self._dialect.event(number, event))
             if isinstance(event, Done):
                 return
 
-    async def _receive(self, session: Session) -> None:
+    async def _receive(self, seat: Seat) -> None:
+        session = seat.session
         await session.go_on()
         while True:
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
-            text, data = message.get("text"), message.get("bytes")
-            content: Message | None = text if text is not None else data
-            if content is None:
-                raise InvalidMessage("expected a text or a binary message, got neither")
-            if len(content) > self._settings.max_message_bytes:
-                raise MessageTooLarge(
-                    f"expected at most {self._settings.max_message_bytes} bytes in a message, got {len(content)}"
-                )
-            await self._dialect.receive(session, content)
+            message = await self._next_message()
+            self._next = None
+            _raise_if_disconnected(message)
+            seat.old_token = None  # the client is there, so it has the new one
+            try:
+                await self._dialect.receive(session, self._content(message))
+            except (InvalidMessage, InvalidAudio, MessageTooLarge) as error:
+                await _let_last_words_out(session, error)
+
+    def _next_message(self) -> asyncio.Task[MutableMapping[str, Any]]:
+        """The wait for the next message. It is one task until it is taken: what arrives must not get lost."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._websocket.receive())
+        return self._next
+
+    def _content(self, message: MutableMapping[str, Any]) -> Message:
+        text, data = message.get("text"), message.get("bytes")
+        content: Message | None = text if text is not None else data
+        if content is None:
+            raise InvalidMessage("expected a text or a binary message, got neither")
+        if len(content) > self._settings.max_message_bytes:
+            raise MessageTooLarge(
+                f"expected at most {self._settings.max_message_bytes} bytes in a message, got {len(content)}"
+            )
+        return content
 
     async def _keep_alive(self) -> None:
         while True:
@@ -208,3 +288,18 @@ class _Connection:
                 await self._websocket.close(code, short)
         except (TimeoutError, WebSocketDisconnect, RuntimeError):
             _log.debug("client left before the close", code=code)
+
+
+def _raise_if_disconnected(message: MutableMapping[str, Any]) -> None:
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
+
+
+async def _let_last_words_out(session: Session, error: SpeechError) -> None:
+    """Have the reader of the events tell what was said before the client's mistake, then the mistake."""
+    try:
+        async with asyncio.timeout(LAST_WORDS_SECONDS):
+            await session.end_with_mistake(error)
+            await asyncio.Event().wait()  # the reader ends the conversation
+    except TimeoutError:
+        raise error from None

@@ -2,47 +2,60 @@
 
 in, binary   float32 little-endian PCM, 24 kHz mono, in pieces of any size
 in, text     {"type": "flush"}, {"type": "end"}, EOS (also as bytes)
-out, text    ready, token, word (with ?words=true), vad_end, flushed, done, ping, error
+out, text    ready, token, word (with ?words=true), vad_end, status, flushed, done, ping, error
+
+?words=true                 word messages, too
+?wait_s=30                  wait in line for a slot, at most so long
+?resumable=true             "I resume": the service may ask me to move to another ingress (close code 1012)
+?resume=TOKEN&last_seq=N    go on with a session, having seen its events up to number N
 """
 
 import json
+import re
 from collections.abc import Iterable
 
 from starlette.datastructures import QueryParams
 
 from serve_app.audio.pcm import Float32Decoder
 from serve_app.errors import InvalidMessage, SpeechError
-from serve_app.protocols.conversation import Message, Resume
-from serve_app.session.session import Done, Event, Flushed, Session, Status
+from serve_app.protocols.conversation import Message, Resume, Wishes
+from serve_app.session.core import Done, Event, Flushed, Status
+from serve_app.session.session import Session
 from serve_app.transcript import Token, TurnEnd, Word
 
 END_OF_STREAM = "EOS"
-MAX_DIGITS = 12
+MOST_EVENTS = 10**12
+"""More than a session can have."""
+
 SHOWN_CHARACTERS = 80
 """How much of a wrong message an error repeats."""
+
+_PLAIN_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,6})?")
 
 
 class StreamV1:
     """The dialect of `WS /v1/stream`, for one connection."""
 
-    def __init__(self, query: QueryParams, model: str) -> None:
-        """`query` is the connection's; `words=true` asks for word messages."""
+    def __init__(self, query: QueryParams, model: str, longest_wait_s: float) -> None:
+        """`query` is the connection's; see `check_request`. `longest_wait_s` limits its `wait_s`."""
         self._query = query
         self._words = False
         self._resumes = False
         self._model = model
+        self._longest_wait_s = longest_wait_s
         self._decoder = Float32Decoder()
 
-    def check_request(self) -> Resume | None:
+    def check_request(self) -> Wishes:
         """Read the query."""
         self._words = _flag(self._query, "words")
-        token, last_seq = self._query.get("resume"), self._query.get("last_seq", "0")
-        if token is None:
-            return None
-        if not last_seq.isascii() or not last_seq.isdigit() or len(last_seq) > MAX_DIGITS:
-            raise InvalidMessage(f"?last_seq=: expected the number of an event, got {last_seq[:SHOWN_CHARACTERS]!r}")
-        self._resumes = True
-        return Resume(token, int(last_seq))
+        token = self._query.get("resume")
+        self._resumes = token is not None
+        resume = Resume(token, int(_number(self._query, "last_seq", MOST_EVENTS))) if token is not None else None
+        return Wishes(resume, _number(self._query, "wait_s", self._longest_wait_s), _flag(self._query, "resumable"))
+
+    def waiting(self, place: int) -> Iterable[Message]:
+        """`{"type": "status", "state": "waiting", "place": …}`: place in line for a slot, from 1."""
+        yield _json("status", state="waiting", place=place)
 
     def ready(self, session: Session, resume_token: str) -> Iterable[Message]:
         """`{"type": "ready", "session_id": …, "model": …, "resume_token": …}`; `received` when it is resumed."""
@@ -110,6 +123,15 @@ def _flag(query: QueryParams, name: str) -> bool:
     if value not in ("true", "false", "1", "0"):
         raise InvalidMessage(f"?{name}=: expected true or false, got {value[:SHOWN_CHARACTERS]!r}")
     return value in ("true", "1")
+
+
+def _number(query: QueryParams, name: str, largest: float) -> float:
+    """A plain decimal number, 0 where it is missing."""
+    text = query.get(name, "0")
+    value = float(text) if _PLAIN_NUMBER.fullmatch(text) else -1.0
+    if not 0 <= value <= largest:
+        raise InvalidMessage(f"?{name}=: expected a number from 0 to {largest:g}, got {text[:SHOWN_CHARACTERS]!r}")
+    return value
 
 
 def _json(kind: str, **fields: object) -> str:

@@ -3,6 +3,9 @@
 It remembers enough of itself (see `recorder`) to be re-created anywhere: when its engine is lost, when it has to leave
 an engine that is shutting down, or when it comes back after having given its slot up. Frames go out at least once,
 results come in exactly once and in order.
+
+It is in one of four states: *held* by an engine (`_hold`), *moving* to another one (`_moving`), *parked* (neither), or
+over (`_error`, `_closed`).
 """
 
 import asyncio
@@ -17,7 +20,7 @@ from serve_app.errors import AtCapacity, EngineLost, SpeechError
 from serve_app.session.engines import Engines, EngineStream
 from serve_app.session.recorder import Recorder
 from serve_app.settings import SessionSettings
-from serve_app.speech import FrameResult, ModelInfo
+from serve_app.speech import FrameResult
 from serve_app.telemetry import IngressMetrics, get_logger
 
 _log = get_logger(__name__)
@@ -34,7 +37,7 @@ RESULT_TIMEOUT_SECONDS = 30.0
 RETRY_SECONDS = 0.2
 """Time between two tries to find a slot for a move."""
 
-Reason: TypeAlias = Literal["engine_lost", "draining", "unpark"]
+Reason: TypeAlias = Literal["engine_lost", "draining", "restart", "unpark", "resume"]
 State: TypeAlias = Literal["migrating", "live", "parked"]
 
 
@@ -51,12 +54,42 @@ class DurableListener(Protocol):
         """The stream could not be kept alive; nothing follows."""
 
 
-class _Ear:
-    """Listens to one engine's stream; what comes from an engine that was left is not heard."""
+class _Hold:
+    """A slot on one engine, and the ear for what comes from there; once left, nothing of it is heard any more."""
 
-    def __init__(self, owner: "DurableStream") -> None:
+    def __init__(self, owner: "DurableStream", first_frame: int) -> None:
         self._owner: DurableStream | None = owner
+        self._stream: EngineStream | None = None
+        self.given = first_frame
+        """Frames that the engine was given, or knows from the history."""
         self.lost: SpeechError | None = None
+        """Why nothing comes from this engine any more."""
+
+    async def take(self, engines: Engines, session_id: str, recorder: Recorder) -> None:
+        """Take the slot. Raises AtCapacity, EngineLost or StepFailed."""
+        history = recorder.history() if recorder.answered else None
+        self._stream = await engines.open(session_id, self, history)
+        if self.lost:  # between the attach and now
+            await self.leave()
+            raise self.lost
+
+    def give(self, recorder: Recorder) -> None:
+        """Send the engine every frame that it does not have yet."""
+        missing = recorder.sent - self.given
+        if missing and self._stream:
+            self._stream.send(recorder.unanswered[-missing:])
+            self.given = recorder.sent
+
+    def hear_no_more(self) -> None:
+        """Whatever still comes from this engine comes too late."""
+        self._owner = None
+
+    async def leave(self) -> None:
+        """Give the slot back and hear no more."""
+        self.hear_no_more()
+        stream, self._stream = self._stream, None
+        if stream:
+            await stream.close()
 
     def on_result(self, result: FrameResult) -> None:
         if self._owner:
@@ -71,9 +104,6 @@ class _Ear:
         if self._owner:
             self._owner._on_draining(self)
 
-    def close(self) -> None:
-        self._owner = None
-
 
 class DurableStream:
     """See the module's docstring. All methods run in one event loop; one task sends."""
@@ -85,44 +115,35 @@ class DurableStream:
         settings: SessionSettings,
         metrics: IngressMetrics,
         listener: DurableListener,
+        recorder: Recorder,
     ) -> None:
+        """`recorder` is a new one, or that of a stream that this one continues."""
         self._id = session_id
         self._engines = engines
         self._settings = settings
         self._metrics = metrics
         self._listener = listener
-        self._recorder: Recorder | None = None
-        self._stream: EngineStream | None = None
-        self._ear: _Ear | None = None
+        self._recorder = recorder
+        self._hold: _Hold | None = None
         self._moving: asyncio.Task[None] | None = None
-        self._handed_over = 0  # frames that the present engine was given, or knows from the history
         self._moves_without_result = 0
         self._error: SpeechError | None = None
         self._closed = False
         self._progress = asyncio.Event()
-        self._sent_at: deque[float] = deque()  # when each unanswered frame was sent
+        # When each unanswered frame was sent.
+        self._sent_at = deque([time.monotonic()] * (recorder.sent - recorder.answered))
         self._owed_since = 0.0  # when the engine last had no reason to be late
 
-    async def open(self) -> ModelInfo:
+    async def open(self) -> None:
         """Take a slot. Raises ModelNotReady, AtCapacity or EngineLost."""
-        info = self._engines.info
-        self._recorder = Recorder(info, self._settings.window_frames)
-        ear = _Ear(self)
-        self._stream = await self._engines.open(self._id, ear)
-        self._ear = ear
-        if ear.lost:  # between the attach and now
-            self._start_move("engine_lost", ear.lost)
-        return info
+        hold = _Hold(self, self._recorder.answered)
+        await hold.take(self._engines, self._id, self._recorder)
+        self._hold = hold
 
-    @property
-    def sent(self) -> int:
-        """Frames sent so far."""
-        return self._recorder.sent if self._recorder else 0
-
-    @property
-    def answered(self) -> int:
-        """Frames answered so far."""
-        return self._recorder.answered if self._recorder else 0
+    def resume(self) -> None:
+        """Go on where another stream was, in whichever slot there is; until then frames are kept."""
+        if not self._hold and not self._moving:
+            self._start_move("resume")
 
     async def send_some(self, frames: NDArray[np.float32]) -> int:
         """Send the first of these frames, float32 [n, FRAME_SAMPLES], as many as there is room for: at least one.
@@ -130,29 +151,38 @@ class DurableStream:
         Waits while a window of frames is unanswered (backpressure); a cancellation while it waits sends none. While the
         stream is between two engines a window of frames is kept. Raises what ended the stream, if it is over.
         """
-        recorder = self._opened()
-        piece = frames[: await self._wait_for_room(recorder)]
-        recorder.add_frames(piece)
+        piece = frames[: await self._wait_for_room()]
+        self._recorder.add_frames(piece)
         self._sent_at.extend([time.monotonic()] * len(piece))
         self._metrics.frames_total.inc(len(piece))
-        if self._stream and not self._moving:
-            self._hand_over(self._stream, recorder)
-        elif not self._moving:
+        if self._moving:
+            pass  # they are sent at the end of the move
+        elif self._hold:
+            self._give(self._hold)
+        else:
             self._start_move("unpark")
         return len(piece)
 
     async def park(self) -> bool:
         """Give the slot up until the next frame comes; False if the stream is busy."""
-        if not self._stream or self._moving or self.sent > self.answered:
+        if not self._hold or self._moving or self._recorder.sent > self._recorder.answered:
             return False
         await self._leave()
         self._listener.on_state("parked")
         return True
 
+    def restart(self, kept_frames: int) -> bool:
+        """Forget all but the latest frames that were heard and go on from there; False if the stream is busy."""
+        if not self._hold or self._moving:
+            return False
+        self._recorder.forget(kept_frames)
+        self._start_move("restart")
+        return True
+
     def check(self) -> None:
         """Leave an engine that has owed a result for too long; call this now and then."""
         late = time.monotonic() - self._owed_since > RESULT_TIMEOUT_SECONDS
-        if late and self._stream and not self._moving and self.sent > self.answered:
+        if late and self._hold and not self._moving and self._recorder.sent > self._recorder.answered:
             error = EngineLost(f"the engine has owed a result for {RESULT_TIMEOUT_SECONDS:g} s")
             _log.warning("engine lost", session_id=self._id, error=repr(error))
             self._start_move("engine_lost", error)
@@ -169,7 +199,7 @@ class DurableStream:
     # ------------------------------------------------------------------ from the present engine
 
     def _on_result(self, result: FrameResult) -> None:
-        recorder = self._opened()
+        recorder = self._recorder
         if result.frame != recorder.answered:
             self._fail(EngineLost(f"expected the result of frame {recorder.answered}, got that of {result.frame}"))
             return
@@ -180,43 +210,40 @@ class DurableStream:
         self._progress.set()
         self._listener.on_result(result)
 
-    def _on_lost(self, ear: _Ear, error: SpeechError) -> None:
+    def _on_lost(self, hold: _Hold, error: SpeechError) -> None:
         self._progress.set()  # a planned move may be waiting for results that will not come
-        if ear is self._ear and not self._moving and not self._closed:
+        if hold is self._hold and not self._moving and not self._closed:
             _log.warning("engine lost", session_id=self._id, error=repr(error))
             self._start_move("engine_lost", error)
 
-    def _on_draining(self, ear: _Ear) -> None:
-        if ear is self._ear and not self._moving and not self._closed:
+    def _on_draining(self, hold: _Hold) -> None:
+        if hold is self._hold and not self._moving and not self._closed:
             self._start_move("draining")
 
     # ------------------------------------------------------------------ inside
 
-    def _opened(self) -> Recorder:
-        assert self._recorder is not None, "open() comes first"
-        return self._recorder
-
-    async def _wait_for_room(self, recorder: Recorder) -> int:
+    async def _wait_for_room(self) -> int:
         """Frames that may be sent now, at least one."""
         while True:
             if self._error:
                 raise self._error
             if self._closed:
                 raise EngineLost("the stream was closed")
-            room = self._settings.window_frames - (recorder.sent - recorder.answered)
+            room = self._settings.window_frames - (self._recorder.sent - self._recorder.answered)
             if room > 0:
                 return room
             self._progress.clear()
             await self._progress.wait()
 
-    def _hand_over(self, stream: EngineStream, recorder: Recorder) -> None:
-        """Give the engine every frame that it does not have yet."""
-        if self._handed_over == recorder.answered:
+    def _give(self, hold: _Hold) -> None:
+        if hold.given == self._recorder.answered:
             self._owed_since = time.monotonic()
-        missing = recorder.sent - self._handed_over
-        if missing:
-            stream.send(recorder.unanswered[-missing:])
-            self._handed_over = recorder.sent
+        hold.give(self._recorder)
+
+    async def _leave(self) -> None:
+        hold, self._hold = self._hold, None
+        if hold:
+            await hold.leave()
 
     def _start_move(self, reason: Reason, error: SpeechError | None = None) -> None:
         """Begin a move; `error` is what took the present engine away."""
@@ -233,45 +260,38 @@ class DurableStream:
         deadline = started_at + self._settings.move_timeout_seconds
         try:
             found = None
-            if reason == "draining":
-                await self._quiesce()
+            if self._hold and reason != "engine_lost":
+                await self._quiesce(self._hold)
                 found = await self._find_slot_beside()
             await self._leave()
-            stream, ear = found or await self._find_slot(deadline)
+            self._hold = found or await self._find_slot(deadline)
         except SpeechError as error:
             self._fail(error)
             return
         finally:
             self._moving = None
-        recorder = self._opened()
-        self._stream, self._ear = stream, ear
-        self._handed_over = recorder.answered
-        self._hand_over(stream, recorder)
+        self._owed_since = time.monotonic()
+        self._give(self._hold)
+        seconds = time.monotonic() - started_at
         self._metrics.moves_total.labels(reason).inc()
-        self._metrics.move_seconds.observe(time.monotonic() - started_at)
-        seconds = round(time.monotonic() - started_at, 3)
-        _log.info("moved", session_id=self._id, reason=reason, seconds=seconds, frame=recorder.answered)
+        self._metrics.move_seconds.observe(seconds)
+        frame = self._recorder.answered
+        _log.info("moved", session_id=self._id, reason=reason, seconds=round(seconds, 3), frame=frame)
         self._listener.on_state("live")
 
-    async def _quiesce(self) -> None:
+    async def _quiesce(self, hold: _Hold) -> None:
         """Wait for the results of all frames that the engine was given; it is not given more meanwhile."""
         try:
             async with asyncio.timeout(QUIESCE_SECONDS):
-                while self._ear and not self._ear.lost and self.answered < self._handed_over:
+                while not hold.lost and self._recorder.answered < hold.given:
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
-            owed = self._handed_over - self.answered
+            owed = hold.given - self._recorder.answered
             _log.warning("left an engine that still owed results", session_id=self._id, frames=owed)
+        hold.hear_no_more()
 
-    async def _leave(self) -> None:
-        stream, ear, self._stream, self._ear = self._stream, self._ear, None, None
-        if ear:
-            ear.close()
-        if stream:
-            await stream.close()
-
-    async def _find_slot_beside(self) -> tuple[EngineStream, _Ear] | None:
+    async def _find_slot_beside(self) -> _Hold | None:
         """A slot on another engine while the present one is kept; None if that takes more than one try.
 
         An engine that is stopped ends once it is empty, and what replaces it may only start then: do not hold it up.
@@ -281,22 +301,14 @@ class DurableStream:
         except (AtCapacity, EngineLost):
             return None
 
-    async def _find_slot(self, deadline: float) -> tuple[EngineStream, _Ear]:
-        """A stream that continues this one, and who listens to it; at least one try.
-
-        Raises AtCapacity, EngineLost or StepFailed.
-        """
-        recorder = self._opened()
+    async def _find_slot(self, deadline: float) -> _Hold:
+        """A slot in which this stream goes on; at least one try. Raises AtCapacity, EngineLost or StepFailed."""
         while True:
-            ear = _Ear(self)
+            hold = _Hold(self, self._recorder.answered)
             try:
-                stream = await self._engines.open(self._id, ear, recorder.history())
-                if not ear.lost:
-                    return stream, ear
-                await stream.close()
-                raise ear.lost
+                await hold.take(self._engines, self._id, self._recorder)
+                return hold
             except (AtCapacity, EngineLost) as error:
-                ear.close()
                 if time.monotonic() > deadline:
                     raise
                 _log.info("no slot to move to yet", session_id=self._id, error=error.message)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from serve_app.errors import SlowClient, SpeechError
@@ -10,9 +10,13 @@ from serve_app.errors import SlowClient, SpeechError
 Event = TypeVar("Event")
 
 
-class _Entry(NamedTuple, Generic[Event]):
+class Entry(NamedTuple, Generic[Event]):
+    """An event in its place."""
+
     place: int
     number: int
+    """Number of the latest numbered event up to here."""
+    numbered: bool
     event: Event
 
 
@@ -23,29 +27,32 @@ class EventLog(Generic[Event]):
     of what it has seen depends on what was said alone.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._entries: deque[_Entry[Event]] = deque(maxlen=capacity)
+    def __init__(self, capacity: int, entries: Sequence[Entry[Event]] = ()) -> None:
+        """`entries` are those of a log that this one continues."""
+        self._entries: deque[Entry[Event]] = deque(entries, maxlen=capacity)
         self._capacity = capacity
-        self._places = 0
         self._read = 0  # the reader's next place
+        self._seen = 0  # number of the last event that the reader has no use for
         self._error: SpeechError | None = None
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
-        self.last_number = 0
+        self.places = entries[-1].place + 1 if entries else 0
+        """Events so far, numbered or not."""
+        self.last_number = entries[-1].number if entries else 0
         """Number of the latest numbered event."""
 
     @property
     def unread(self) -> int:
         """Events that no reader has taken yet."""
-        return self._places - self._read
+        return self.places - self._read
 
     def append(self, event: Event, numbered: bool = True) -> None:
         """Add an event. Raises SlowClient if that would push out one that was never read."""
         if self.unread >= self._capacity:
             raise SlowClient(f"expected the client to read its events, {self.unread} are waiting")
         self.last_number += numbered
-        self._entries.append(_Entry(self._places, self.last_number, event))
-        self._places += 1
+        self._entries.append(Entry(self.places, self.last_number, numbered, event))
+        self.places += 1
         self._arrived.set()
 
     def fail(self, error: SpeechError) -> None:
@@ -54,25 +61,37 @@ class EventLog(Generic[Event]):
         self._arrived.set()
         self._taken.set()
 
-    def has_all_after(self, number: int) -> bool:
-        """Whether every event after the one with this number is still here (and that one has happened)."""
-        oldest = self._entries[0] if self._entries else None
-        return number <= self.last_number and (oldest is None or oldest.place == 0 or oldest.number <= number)
+    def since(self, place: int) -> list[Entry[Event]]:
+        """The entries from this place on that are still here."""
+        return [entry for entry in self._entries if entry.place >= place]
 
-    async def read(self, after: int | None = None) -> AsyncIterator[tuple[int, Event]]:
-        """Events with their numbers: those not read yet, or all after the one with the number `after`.
+    def can_go_on_after(self, number: int) -> bool:
+        """Whether every event after the one with this number is still here, or yet to come.
+
+        A log that continues another one may lack the very last events that its reader saw: those come again.
+        """
+        oldest = self._entries[0] if self._entries else None
+        has_rest = oldest is None or oldest.place == 0 or oldest.number <= number
+        return has_rest and number <= self.last_number + self._capacity
+
+    def seek(self, number: int) -> None:
+        """Have the reader go on behind the event with this number, which may be one that is yet to come."""
+        self._seen = number
+        later = [entry.place for entry in self._entries if entry.number > number]
+        self._read = later[0] if later else self.places
+
+    async def read(self) -> AsyncIterator[tuple[int, Event]]:
+        """Events not read yet, with their numbers.
 
         Ends only with the error the log has failed with, which it raises.
         """
-        if after is not None:
-            later = [entry.place for entry in self._entries if entry.number > after]
-            self._read = later[0] if later else self._places
         while True:
             while self.unread:
                 entry = self._entries[self._read - self._entries[0].place]
                 self._read += 1
                 self._taken.set()
-                yield entry.number, entry.event
+                if entry.number > self._seen or not entry.numbered:
+                    yield entry.number, entry.event
             if self._error:
                 raise self._error
             self._arrived.clear()

@@ -1,6 +1,8 @@
 """What a session must remember to be re-created on another engine; small, bounded, always up to date."""
 
 from collections import deque
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,15 @@ CODEC_WARMTH = 2
 
 With one, 0.2 % of the tokens change and no word; with none, 1.4 % and still no word (measured on the demo model).
 """
+
+
+class Heard(NamedTuple):
+    """Results of consecutive frames."""
+
+    tokens: NDArray[np.int32]
+    """Text tokens, int32 [n]."""
+    codes: NDArray[np.int16]
+    """Audio codes, int16 [n, codebooks]."""
 
 
 class Recorder:
@@ -32,6 +43,22 @@ class Recorder:
         self.answered = 0
         """Frames answered so far."""
 
+    def restore(self, sent: int, answered: int, heard: Heard, audio: NDArray[np.float32]) -> None:
+        """Become another recorder: `audio` are the latest frames that it sent, `heard` the latest results.
+
+        Both may reach further back than is needed. Raises ValueError for what cannot be one recorder's.
+        """
+        window = len(self._audio) - self._warm_frames
+        if not 0 <= sent - answered <= min(window, len(audio)) or not len(heard.tokens) == len(heard.codes) <= answered:
+            raise ValueError(
+                f"expected at most {window} unanswered frames, their audio, and results of frames answered, "
+                f"got {sent} sent, {answered} answered, audio of {len(audio)}, results of {len(heard.tokens)}"
+            )
+        latest = audio[-len(self._audio) :]
+        self._audio[self._places(sent - len(latest), sent)] = latest
+        self._results.extend(zip(heard.tokens.tolist(), heard.codes, strict=True))
+        self.sent, self.answered = sent, answered
+
     def add_frames(self, frames: NDArray[np.float32]) -> None:
         """Remember frames, float32 [n, FRAME_SAMPLES], that are being sent; at most a window may be unanswered."""
         self._audio[self._places(self.sent, self.sent + len(frames))] = frames
@@ -42,19 +69,44 @@ class Recorder:
         self._results.append((result.token, result.codes))
         self.answered += 1
 
+    def forget(self, frames: int) -> None:
+        """Keep the latest results of only so many frames: what was said before is not to be leant on any more."""
+        for _ in range(len(self._results) - frames):
+            self._results.popleft()
+
+    @property
+    def audio_floor(self) -> int:
+        """The first frame whose audio is needed."""
+        return max(0, self.answered - self._warm_frames)
+
+    @property
+    def heard_floor(self) -> int:
+        """The first frame whose result is needed."""
+        return self.answered - len(self._results)
+
+    def audio(self, start: int) -> NDArray[np.float32]:
+        """The frames from this one to the last that was sent: a copy, float32 [n, FRAME_SAMPLES]."""
+        return self._audio[self._places(max(start, self.audio_floor), self.sent)]
+
+    def heard(self, start: int) -> Heard:
+        """The results from this frame's to the last."""
+        results = list(islice(self._results, max(0, start - self.heard_floor), None))
+        count = len(results)
+        tokens = np.fromiter((token for token, _ in results), dtype=np.int32, count=count)
+        codes = np.zeros((count, self._codebooks), dtype=np.int16)
+        for row, (_, frame_codes) in enumerate(results):
+            codes[row] = frame_codes
+        return Heard(tokens, codes)
+
     @property
     def unanswered(self) -> NDArray[np.float32]:
         """The frames that were sent and have no result: a copy, float32 [n, FRAME_SAMPLES]."""
-        return self._audio[self._places(self.answered, self.sent)]
+        return self.audio(self.answered)
 
     def history(self) -> History:
         """All that re-creates the stream as it was after its last result."""
-        count = len(self._results)
-        tokens = np.fromiter((token for token, _ in self._results), dtype=np.int32, count=count)
-        codes = np.zeros((count, self._codebooks), dtype=np.int16)
-        for row, (_, frame_codes) in enumerate(self._results):
-            codes[row] = frame_codes
-        audio = self._audio[self._places(max(0, self.answered - self._warm_frames), self.answered)]
+        tokens, codes = self.heard(self.heard_floor)
+        audio = self._audio[self._places(self.audio_floor, self.answered)]
         return History(next_frame=self.answered, tokens=tokens, codes=codes, audio=audio)
 
     def _places(self, start: int, stop: int) -> NDArray[np.int64]:

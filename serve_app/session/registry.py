@@ -1,126 +1,192 @@
-"""The sessions of an ingress replica: those with a client, and those that wait for theirs to come back."""
+"""The sessions of an ingress replica: opens them, keeps them safe, hands them on to whoever resumes them.
+
+A session whose client is cut off is not kept here but in the vault: there is one way back for clients, whether the
+network failed, this ingress is replaced, or it died.
+"""
 
 import asyncio
-import hashlib
-import secrets
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
+from typing import Final, Literal
 
-from serve_app.errors import UnknownSession
+from serve_app.errors import ServiceRestarting, TooManySessions, UnknownSession
+from serve_app.session import checkpoint
+from serve_app.session.checkpoint import Restored
+from serve_app.session.engines import Engines
+from serve_app.session.keeper import Keeper, Kept, digest
 from serve_app.session.session import Session
+from serve_app.session.vault import VaultClient, VaultUnavailable
 from serve_app.settings import SessionSettings
 from serve_app.telemetry import IngressMetrics, get_logger
 
 _log = get_logger(__name__)
 
-DISCONNECTED = "disconnected"
-"""Outcome of a session whose client was cut off and did not come back."""
+DISCONNECTED: Final = "disconnected"
+"""Outcome of a session whose client was cut off."""
+
+TAKEN_OVER: Final = "taken_over"
+"""Outcome of a session that its client went on with over another connection."""
+
+RESTARTING: Final = "restarting"
+"""Outcome of a session whose client was asked to go on at another ingress."""
 
 TAKE_OVER_SECONDS = 5.0
 """How long the connection that holds a session may take to let go of it."""
 
-TOKEN_BYTES = 24
+Farewell = Literal["taken_over", "restarting"]
 
 
-class Seat:
-    """A session and the task that serves its client, if it has one."""
+class Seat(Kept):
+    """A session and the connection that serves its client."""
 
-    def __init__(self, session: Session, owner: str) -> None:
-        self.session = session
-        self.owner = owner
-        """What the client showed of itself, hashed: only the same one may take the seat again."""
-        self.token = ""
-        """What takes the seat again, once."""
+    def __init__(self, session: Session, credential: str, old_token: str | None = None) -> None:
+        super().__init__(session, credential, old_token)
         self.started_at = time.monotonic()
-        self._task: asyncio.Task[object] | None = asyncio.current_task()
-        self._expiry: asyncio.TimerHandle | None = None
+        self.farewell: Farewell | None = None
+        """Why the connection is being ended by us, if it is."""
+        self.can_move = False
+        """Whether the client has said that it resumes by itself when it is told to."""
+        self._task = asyncio.current_task()
+        self._released = asyncio.Event()
 
-    @property
-    def is_mine(self) -> bool:
-        """Whether the seat still belongs to the running task."""
-        return self._task is asyncio.current_task()
+    def end(self, farewell: Farewell) -> None:
+        """Have the connection let go of the session."""
+        if not self.farewell and self._task:
+            self.farewell = farewell
+            self._task.cancel()
+
+    def has_no_connection(self) -> None:
+        """The connection is over: there is nothing to end any more."""
+        self._task = None
+
+    def is_released(self) -> None:
+        """The session is not here any more."""
+        self._released.set()
+
+    async def wait_until_released(self) -> None:
+        """Return when the connection has let go, or has taken too long."""
+        try:
+            async with asyncio.timeout(TAKE_OVER_SECONDS):
+                await self._released.wait()
+        except TimeoutError:
+            _log.warning("a connection does not let go of its session", session_id=self.session.id)
 
 
 class SessionRegistry:
-    """Opens, keeps and hands back sessions. All methods run in one event loop."""
+    """Opens, keeps and hands on sessions. All methods run in one event loop."""
 
-    def __init__(self, make: Callable[[str], Session], settings: SessionSettings, metrics: IngressMetrics) -> None:
-        """`make` creates a session with an id."""
+    def __init__(
+        self,
+        make: Callable[[str, Restored | None], Session],
+        engines: Engines,
+        vault: VaultClient,
+        settings: SessionSettings,
+        metrics: IngressMetrics,
+        *,
+        most_per_key: int,
+    ) -> None:
+        """`make` creates a session with an id; `most_per_key` is how many a client that shows a key may hold."""
         self._make = make
+        self._engines = engines
         self._settings = settings
         self._metrics = metrics
-        self._seats: dict[str, Seat] = {}  # by token
-        self._detached: dict[str, Seat] = {}  # by token, the longest waiting first
-        self._closing: set[asyncio.Task[None]] = set()
+        self._most_per_key = most_per_key
+        self._keeper = Keeper(vault, metrics, on_taken=self._on_taken)
+        self._seats: dict[str, Seat] = {}  # by hold
+        self._by_owner: Counter[str] = Counter()
+        self._releasing: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def __len__(self) -> int:
-        """Sessions, with or without a client."""
+        """Sessions open here."""
         return len(self._seats)
 
-    @property
-    def waiting(self) -> int:
-        """Sessions that wait for their client to come back."""
-        return len(self._detached)
+    def start(self) -> None:
+        """Start saving sessions."""
+        if self._settings.resume_window_seconds:
+            self._keeper.start()
+
+    async def stop(self) -> None:
+        """Save no more."""
+        await asyncio.gather(*self._releasing)
+        await self._keeper.stop()
 
     def new(self, credential: str) -> Seat:
-        """A seat for a new session that is yet to be opened; `release` it in any case."""
-        seat = Seat(self._make(uuid.uuid4().hex), _hash(credential))
-        self._issue_token(seat)
+        """A seat for a new session that is yet to be opened; `release` it in any case.
+
+        Raises TooManySessions, ModelNotReady and ServiceRestarting.
+        """
+        self._check_open()
+        if credential and self._by_owner[digest(credential)] >= self._most_per_key:
+            raise TooManySessions(f"expected at most {self._most_per_key} sessions at once with one key, got one more")
+        return self._seat(self._make(uuid.uuid4().hex, None), credential)
+
+    async def resume(self, token: str, credential: str) -> Seat:
+        """A seat for the session that the token stands for, wherever it was; `release` it in any case.
+
+        A connection that still holds it is ended. Raises UnknownSession, ModelNotReady and ServiceRestarting, after
+        which the token is still good.
+        """
+        self._check_open()
+        info = self._engines.info
+        for seat in list(self._seats.values()):
+            if token in (seat.token, seat.old_token) and seat.owner == digest(credential):
+                seat.end(TAKEN_OVER)
+                await seat.wait_until_released()
+        try:
+            saved = await self._keeper.take(token, credential)
+        except VaultUnavailable as error:
+            raise ServiceRestarting(f"the session cannot be fetched just now: {error}") from error
+        if saved is None:
+            raise UnknownSession("expected the latest resume token of a session that is still kept, got another one")
+        restored = checkpoint.restore(saved, info, self._settings.window_frames)
+        self._metrics.resumes_total.inc()
+        return self._seat(self._make(restored.snapshot.session_id, restored), credential, old_token=token)
+
+    def keep(self, seat: Seat) -> None:
+        """The session is open: from now on it survives this ingress."""
+        self._keeper.add(seat)
+
+    async def release(self, seat: Seat, outcome: str) -> None:
+        """The client's connection is over: leave the session to the vault if it may go on, and close it here.
+
+        Goes on by itself if the running task is cancelled.
+        """
+        releasing = asyncio.create_task(self._release(seat, outcome))
+        self._releasing.add(releasing)
+        releasing.add_done_callback(self._releasing.discard)
+        seat.has_no_connection()
+        await asyncio.shield(releasing)
+
+    def close(self) -> None:
+        """Take no more sessions: this ingress is being stopped."""
+        self._closed = True
+
+    def move_out(self, *, everyone: bool) -> None:
+        """Send the clients that resume by themselves to another ingress, or all of them."""
+        for seat in list(self._seats.values()):
+            if everyone or seat.can_move:
+                seat.end(RESTARTING)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ServiceRestarting("this part of the service is being stopped: connect again")
+
+    def _seat(self, session: Session, credential: str, old_token: str | None = None) -> Seat:
+        seat = Seat(session, credential, old_token)
+        self._seats[seat.hold] = seat
+        self._by_owner[seat.owner] += 1
         self._metrics.sessions_open.inc()
         return seat
 
-    async def take_back(self, token: str, credential: str) -> Seat:
-        """The seat that the token stands for; a connection that still holds it is ended. Raises UnknownSession."""
-        seat = self._seats.get(token)
-        if seat is None or not secrets.compare_digest(seat.owner, _hash(credential)):
-            raise UnknownSession("expected the latest resume token of a session that is still kept, got another one")
-        del self._seats[token]
-        self._detached.pop(token, None)
-        if seat._expiry:
-            seat._expiry.cancel()
-        holder, seat._task = seat._task, asyncio.current_task()
-        self._issue_token(seat)
-        if holder:
-            holder.cancel()
-            await asyncio.wait([holder], timeout=TAKE_OVER_SECONDS)
-        return seat
-
-    async def release(self, seat: Seat, outcome: str) -> None:
-        """The client's connection is over: keep the session for a while if the client was cut off, else close it."""
-        if not seat.is_mine:
-            return  # the client is back already, on another connection
-        seat._task = None
-        keep = outcome == DISCONNECTED and self._settings.resume_window_seconds and self._settings.max_detached_sessions
-        if not (keep and seat.session.detach()):
-            await self._close(seat, outcome)
-            return
-        self._detached[seat.token] = seat
-        loop = asyncio.get_running_loop()
-        seat._expiry = loop.call_later(self._settings.resume_window_seconds, self._expire, seat)
-        if len(self._detached) > self._settings.max_detached_sessions:
-            self._expire(next(iter(self._detached.values())))
-
-    async def stop(self) -> None:
-        """Close the sessions that wait for their clients."""
-        for seat in list(self._detached.values()):
-            self._expire(seat)
-        await asyncio.gather(*self._closing)
-
-    def _issue_token(self, seat: Seat) -> None:
-        seat.token = secrets.token_urlsafe(TOKEN_BYTES)
-        self._seats[seat.token] = seat
-
-    def _expire(self, seat: Seat) -> None:
-        if self._detached.pop(seat.token, None):
-            if seat._expiry:
-                seat._expiry.cancel()
-            closing = asyncio.create_task(self._close(seat, DISCONNECTED))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
-
-    async def _close(self, seat: Seat, outcome: str) -> None:
-        self._seats.pop(seat.token, None)
+    async def _release(self, seat: Seat, outcome: str) -> None:
+        may_go_on = outcome in (DISCONNECTED, TAKEN_OVER, RESTARTING) and self._settings.resume_window_seconds
+        if not (may_go_on and seat.session.can_go_on and await self._keeper.let_go(seat)):
+            self._keeper.forget(seat)
+        self._seats.pop(seat.hold, None)
+        self._by_owner -= Counter([seat.owner])
         self._metrics.sessions_open.dec()
         self._metrics.sessions_total.labels(outcome).inc()
         _log.info(
@@ -131,7 +197,8 @@ class SessionRegistry:
             audio_seconds=round(seat.session.audio_seconds, 3),
         )
         await seat.session.close()
+        seat.is_released()
 
-
-def _hash(credential: str) -> str:
-    return hashlib.sha256(credential.encode()).hexdigest()
+    def _on_taken(self, kept: Kept) -> None:
+        if isinstance(kept, Seat):
+            kept.end(TAKEN_OVER)

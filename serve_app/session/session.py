@@ -1,56 +1,31 @@
 """One conversation: audio in, transcript events out, from `open` to `close`.
 
-Knows no wire format and no Ray. One task feeds it, another one reads `events`. Both may be cancelled at any time and
-others take their place, for a client that was cut off and comes back: nothing that was taken is lost. `close` gives the
-engine's slot back whatever has happened.
+Knows no wire format and no Ray. One task feeds it, another one reads `events`. Both may be cancelled at any moment:
+nothing that was taken is lost, and `checkpoint` has it. `close` gives the engine's slot back whatever has happened.
 """
 
 import asyncio
 import enum
 import time
-from collections import deque
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.audio.pcm import Framer
 from serve_app.errors import IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, SpeechError
-from serve_app.session import durable_stream
+from serve_app.session import checkpoint, durable_stream
+from serve_app.session.checkpoint import Restored, Snapshot
+from serve_app.session.core import Done, Event, Failure, SessionCore, Status
 from serve_app.session.durable_stream import DurableStream
 from serve_app.session.engines import Engines
 from serve_app.session.event_log import EventLog
-from serve_app.session.timeline import Timeline
+from serve_app.session.recorder import Recorder
+from serve_app.session.vault import Piece
 from serve_app.settings import ModelSettings, SessionSettings
-from serve_app.speech import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLE_RATE_HZ, FrameResult
+from serve_app.speech import FrameResult
 from serve_app.telemetry import IngressMetrics
-from serve_app.transcript import Event as TranscriptEvent
-from serve_app.transcript import Token, Transcript, TurnEnd, Word
-
-
-@dataclass(frozen=True)
-class Flushed:
-    """Everything that was said before the flush is out."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where the session is: on its way to another engine, back in a slot, or without one until audio comes."""
-
-    state: durable_stream.State
-
-
-@dataclass(frozen=True)
-class Done:
-    """The session is over and everything that was said is out."""
-
-    audio_seconds: float
-    """Duration of the audio that the client sent."""
-
-
-Event: TypeAlias = TranscriptEvent | Flushed | Status | Done
+from serve_app.transcript import Token, TurnEnd, Word
 
 
 class State(enum.Enum):
@@ -60,6 +35,14 @@ class State(enum.Enum):
     LIVE = "live"
     ENDING = "ending"
     OVER = "over"
+
+
+class Marks(NamedTuple):
+    """How far a session had come: places in its records of audio, results and events."""
+
+    sent: int = 0
+    answered: int = 0
+    events: int = 0
 
 
 class Session:
@@ -72,63 +55,68 @@ class Session:
         settings: SessionSettings,
         model: ModelSettings,
         metrics: IngressMetrics,
+        restored: Restored | None = None,
     ) -> None:
+        """A new session, or with `restored` one that goes on. Raises ModelNotReady."""
+        info = engines.info
         self.id = session_id
+        self._model_name = info.name
         self._settings = settings
-        self._model = model
         self._metrics = metrics
-        self._stream = DurableStream(session_id, engines, settings, metrics, listener=self)
-        self._state = State.NEW
+        self._recorder = restored.recorder if restored else Recorder(info, settings.window_frames)
+        self._core = restored.snapshot.core if restored else SessionCore(info, model, settings)
+        self._log: EventLog[Event] = EventLog(settings.event_buffer, restored.entries if restored else ())
+        self._stream = DurableStream(session_id, engines, settings, metrics, listener=self, recorder=self._recorder)
+        self._is_open = False
+        self._is_closed = False
         self._error: SpeechError | None = None
 
-        self._framer = Framer()
-        self._timeline = Timeline()
-        self._client_samples = 0
+        self._has_spoken = restored.snapshot.has_spoken if restored else False
         self._first_audio_at: float | None = None
-        self._has_spoken = False
-        self._queued_frames = 0  # frames made so far: sent, or waiting in `_outgoing`
-        self._flushed_frames = 0  # of those, the ones up to the last flush
-        self._flushes = 0
-        self._outgoing: deque[NDArray[np.float32] | Event] = deque()  # frames to send, and what to say behind them
-        self._markers: deque[tuple[int, Event]] = deque()
-        self._log: EventLog[Event] = EventLog(settings.event_buffer)
-
-        self._opened_at = self._last_audio_at = time.monotonic()
+        self._opened_at = restored.snapshot.opened_at if restored else time.time()
+        self._last_audio_at = time.monotonic()
         self._feeding = False
-        self._has_client = True
         self._watch: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ for the feeder
 
     async def open(self) -> None:
-        """Take a slot. Raises ModelNotReady, AtCapacity or EngineLost."""
+        """Take a slot. Raises AtCapacity or EngineLost."""
         self._require(State.NEW)
         asked_at = time.monotonic()
-        self._info = await self._stream.open()
-        self._transcript = Transcript(
-            self._info, self._model.pause_head, self._model.pause_threshold, self._timeline.to_client_seconds
-        )
-        self._state = State.LIVE
-        self._opened_at = self._last_audio_at = time.monotonic()
-        self._metrics.admission_seconds.observe(self._opened_at - asked_at)
-        self._watch = asyncio.create_task(self._watch_deadlines(), name=f"session-{self.id}-deadlines")
-        self._queue_silence(self._info.silence_prefix_frames)
+        await self._stream.open()
+        self._opened_at = time.time()
+        self._metrics.admission_seconds.observe(time.monotonic() - asked_at)
+        self._begin()
+        await self._send_outgoing()
+
+    def resume(self, last_number: int) -> None:
+        """Go on where the session was, for a client that has seen the events up to this number.
+
+        Raises InvalidMessage if events that it has not seen are no longer kept.
+        """
+        self._require(State.NEW)
+        if not self._log.can_go_on_after(last_number):
+            raise InvalidMessage(f"expected the number of a recent event, got {last_number}: cannot resume from there")
+        self._log.seek(last_number)
+        self._begin()
+        self._stream.resume()
+
+    async def go_on(self) -> None:
+        """Send what was taken from the client before it was cut off."""
         await self._send_outgoing()
 
     async def feed(self, samples: NDArray[np.float32]) -> None:
         """Take audio, float32 [n] at 24 kHz; waits while the engine is a window behind (backpressure)."""
         self._require(State.LIVE)
         self._first_audio_at = self._first_audio_at or time.monotonic()
-        self._client_samples += len(samples)
-        self._queue(self._framer.push(samples))
+        self._core.take_audio(samples)
         await self._send_outgoing()
 
     async def flush(self) -> None:
         """Bring out everything said so far, then a Flushed event; the session goes on."""
         self._require(State.LIVE)
-        self._flushes += 1
-        self._queue_until_words_are_out()
-        self._outgoing.append(Flushed())
+        self._core.take_flush()
         await self._send_outgoing()
 
     async def end(self) -> None:
@@ -136,72 +124,88 @@ class Session:
         if self._state is State.ENDING and not self._error:
             return
         self._require(State.LIVE)
-        self._state = State.ENDING
-        self._queue_until_words_are_out()
-        self._outgoing.append(Done(self.audio_seconds))
+        self._core.take_end()
         await self._send_outgoing()
 
-    # ------------------------------------------------------------------ for a client that was cut off
-
-    def detach(self) -> bool:
-        """The client is gone; the slot is given up soon. False if there is nothing that it could come back to."""
-        self._has_client = False
-        return not self._error and self._state in (State.LIVE, State.ENDING) and self._client_samples > 0
-
-    def check_resume(self, last_number: int) -> None:
-        """The client is back and has seen the events up to this number.
-
-        Raises InvalidMessage if events that it has not seen are no longer kept.
-        """
-        if not self._log.has_all_after(last_number):
-            raise InvalidMessage(f"expected the number of a recent event, got {last_number}: cannot resume from there")
-        self._has_client = True
-        self._last_audio_at = time.monotonic()
-
-    async def go_on(self) -> None:
-        """Send what was taken from the client before it was cut off."""
+    async def end_with_mistake(self, error: SpeechError) -> None:
+        """Bring out the rest of what was said before the client's mistake; then `events` raises the error."""
+        if self._state not in (State.LIVE, State.ENDING):
+            self._fail(error)
+            return
+        self._core.take_mistake(error)
         await self._send_outgoing()
-
-    @property
-    def received(self) -> tuple[int, int, bool]:
-        """What has been taken from the client so far: samples, flushes, and whether the end."""
-        return self._client_samples, self._flushes, self._state is State.ENDING
-
-    @property
-    def audio_seconds(self) -> float:
-        """Duration of the audio that the client has sent so far."""
-        return self._client_samples / SAMPLE_RATE_HZ
 
     # ------------------------------------------------------------------ for the reader
 
-    async def events(self, after: int | None = None) -> AsyncIterator[tuple[int, Event]]:
-        """The session's events and their numbers, those not read yet or all after a number; ends after Done.
+    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+        """The session's events and their numbers; ends after Done.
 
         Raises the error that ended the session, if one did.
         """
-        async for number, event in self._log.read(after):
+        async for number, event in self._log.read():
+            if isinstance(event, Failure):
+                raise event.error
             yield number, event
             if isinstance(event, Done):
                 return
 
+    # ------------------------------------------------------------------ for who keeps it
+
+    @property
+    def received(self) -> tuple[int, int, bool]:
+        """What has been taken from the client so far: samples, flushes, and whether the end."""
+        return self._core.client_samples, self._core.flushes, self._core.ended
+
+    @property
+    def audio_seconds(self) -> float:
+        """Duration of the audio that the client has sent so far."""
+        return self._core.audio_seconds
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether there is anything that a client that was cut off could come back to."""
+        return not self._error and self._state in (State.LIVE, State.ENDING)
+
+    @property
+    def marks(self) -> Marks:
+        """How far the session has come."""
+        return Marks(self._recorder.sent, self._recorder.answered, self._log.places)
+
+    def checkpoint(self, since: Marks) -> tuple[bytes, tuple[Piece, ...]]:
+        """The session as it is now: its small state, and what has been added to its records since those marks."""
+        snapshot = Snapshot(
+            session_id=self.id,
+            model=self._model_name,
+            opened_at=self._opened_at,
+            core=self._core,
+            sent=self._recorder.sent,
+            answered=self._recorder.answered,
+            has_spoken=self._has_spoken,
+        )
+        floor = max(0, self._log.places - self._settings.event_buffer)
+        return checkpoint.dump(snapshot), (
+            checkpoint.audio_piece(self._recorder, since.sent),
+            checkpoint.heard_piece(self._recorder, since.answered),
+            checkpoint.events_piece(self._log.since(since.events), since.events, floor, self._log.places),
+        )
+
     async def close(self) -> None:
         """Give the slot back and stop. Idempotent; safe in any state."""
-        self._state = State.OVER
+        self._is_closed = True
         if self._watch:
             self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         await self._stream.close()
 
     # ------------------------------------------------------------------ for the stream (DurableListener)
 
     def on_result(self, result: FrameResult) -> None:
         """The next frame's result."""
-        for event in self._transcript.add(result):
-            self._emit(event)
-        self._pass_markers()
+        self._emit(self._core.hear(result))
 
     def on_state(self, state: durable_stream.State) -> None:
         """The stream moves, has moved, or is parked."""
-        self._emit(Status(state))
+        self._emit([Status(state)])
 
     def on_failed(self, error: SpeechError) -> None:
         """The stream could not be kept alive."""
@@ -209,68 +213,49 @@ class Session:
 
     # ------------------------------------------------------------------ inside
 
+    @property
+    def _state(self) -> State:
+        if self._is_closed:
+            return State.OVER
+        if not self._is_open:
+            return State.NEW
+        return State.ENDING if self._core.ended else State.LIVE
+
     def _require(self, state: State) -> None:
         if self._error:
             raise self._error
         if self._state is not state:
             raise InvalidMessage(f"expected a session that is {state.value}, this one is {self._state.value}")
 
-    def _queue(self, frames: NDArray[np.float32]) -> None:
-        window = self._settings.window_frames
-        self._outgoing.extend(frames[start : start + window] for start in range(0, len(frames), window))
-        self._queued_frames += len(frames)
-
-    def _queue_silence(self, frames: int) -> None:
-        self._timeline.insert(self._queued_frames * FRAME_SAMPLES, frames * FRAME_SAMPLES)
-        self._queue(np.zeros((frames, FRAME_SAMPLES), dtype=np.float32))
-
-    def _queue_until_words_are_out(self) -> None:
-        """Complete the last frame, then queue silence for the model's delay and a little more."""
-        last, padding = self._framer.pad()
-        if last is not None:
-            self._timeline.insert((self._queued_frames + 1) * FRAME_SAMPLES - padding, padding)
-            self._queue(last[None])
-        if self._queued_frames > self._flushed_frames:
-            extra = round(self._settings.flush_silence_seconds * FRAMES_PER_SECOND)
-            self._queue_silence(self._info.delay_frames + extra)
-        self._flushed_frames = self._queued_frames
+    def _begin(self) -> None:
+        self._is_open = True
+        self._last_audio_at = time.monotonic()
+        self._watch = asyncio.create_task(self._watch_deadlines(), name=f"session-{self.id}-deadlines")
 
     async def _send_outgoing(self) -> None:
         """Send what is queued. What a cancellation leaves is sent by the next call."""
         self._feeding = True
         try:
-            while self._outgoing:
+            while (outgoing := self._core.outgoing) is not None:
                 # A reader that lags holds the feeder back long before the event log is full.
                 await self._log.wait_until_half_read()
                 if self._error:
                     raise self._error
-                match self._outgoing[0]:
-                    case np.ndarray() as frames:
-                        sent = await self._stream.send_some(frames)
-                        self._outgoing.popleft()
-                        if sent < len(frames):
-                            self._outgoing.appendleft(frames[sent:])
-                    case event:
-                        self._outgoing.popleft()
-                        self._markers.append((self._stream.sent, event))
-                        self._pass_markers()
+                if isinstance(outgoing, np.ndarray):
+                    self._core.sent(await self._stream.send_some(outgoing))
+                else:
+                    self._emit(self._core.pass_event())
         finally:
             self._feeding = False
             self._last_audio_at = time.monotonic()  # waiting for room is not idling
 
-    def _pass_markers(self) -> None:
-        while self._markers and self._markers[0][0] <= self._stream.answered:
-            for event in self._transcript.finish(self.audio_seconds):
-                self._emit(event)
-            self._emit(self._markers.popleft()[1])
-
-    def _emit(self, event: Event) -> None:
+    def _emit(self, events: Sequence[Event]) -> None:
         try:
-            self._log.append(event, numbered=not isinstance(event, Status))
+            for event in events:
+                self._log.append(event, numbered=not isinstance(event, Status))
+                self._count(event)
         except SlowClient as error:
             self._fail(error)
-            return
-        self._count(event)
 
     def _count(self, event: Event) -> None:
         match event:
@@ -292,19 +277,18 @@ class Session:
         """Fail the session at the first deadline that passes; give its slot up while nobody speaks."""
         settings = self._settings
         while not self._error:
-            now = time.monotonic()
-            too_long_at = self._opened_at + settings.max_session_seconds
+            time_left = self._opened_at + settings.max_session_seconds - time.time()
             waiting = self._state is State.LIVE and not self._feeding
-            idle_s = now - self._last_audio_at if waiting else 0.0
-            if now >= too_long_at:
+            idle_s = time.monotonic() - self._last_audio_at if waiting else 0.0
+            if time_left <= 0:
                 self._fail(SessionTooLong(f"expected a session of at most {settings.max_session_seconds:g} s"))
                 return
-            if idle_s >= settings.idle_audio_timeout_seconds and self._has_client:
+            if idle_s >= settings.idle_audio_timeout_seconds:
                 self._fail(IdleTimeout(f"expected audio, got none for {settings.idle_audio_timeout_seconds:g} s"))
                 return
-            if not self._has_client or idle_s >= settings.park_after_seconds:
+            if idle_s >= settings.park_after_seconds:
                 await self._stream.park()
             self._stream.check()
             # The idle deadline moves all the time: look again when it may be due, and at least every second.
             idle_in = settings.idle_audio_timeout_seconds - idle_s
-            await asyncio.sleep(min(1.0, max(0.05, too_long_at - now), max(0.05, idle_in)))
+            await asyncio.sleep(min(1.0, max(0.05, time_left), max(0.05, idle_in)))

@@ -22,7 +22,7 @@ class Timeline:
         if len(self._insertions) > KEPT_INSERTIONS:
             self._older_samples += self._insertions.popleft()[1]
 
-    def to_client_seconds(self, engine_seconds: float) -> float:
+    def __call__(self, engine_seconds: float) -> float:
         """The client's time; a moment inside inserted silence is the moment where it was put in."""
         engine_samples = engine_seconds * SAMPLE_RATE_HZ
         inserted = float(self._older_samples)

@@ -1,0 +1,69 @@
+"""Who gets the next slot when all are taken: a bounded line, first come, first served."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from serve_app.errors import AtCapacity
+
+RETRY_SECONDS = 0.1
+"""Time between two tries of the first in line."""
+
+
+class Admission:
+    """The line in front of the engines, for clients who said that they would wait. All methods run in one event loop.
+
+    Nobody overtakes: while somebody waits, whoever would not wait is refused, and only the first in line tries.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """At most `limit` clients wait."""
+        self._limit = limit
+        self._line: deque[asyncio.Event] = deque()  # each is set when its owner has moved up
+
+    def __len__(self) -> int:
+        """Clients waiting."""
+        return len(self._line)
+
+    async def enter(self, take_slot: Callable[[], Awaitable[None]], wait_s: float) -> AsyncGenerator[int]:
+        """Take a slot, at once or in line; yields the place in line, from 1, whenever it changes. Ends in the slot.
+
+        `take_slot` raises AtCapacity if there is none. Raises AtCapacity after `wait_s` seconds, at once if the line is
+        full, and whatever else `take_slot` raises.
+        """
+        if not self._line:
+            try:
+                await take_slot()
+                return
+            except AtCapacity:
+                if not wait_s:
+                    raise
+        if not wait_s:
+            raise AtCapacity(f"{len(self._line)} clients wait for a slot already")
+        if len(self._line) >= self._limit:
+            raise AtCapacity(f"{len(self._line)} clients wait for a slot already, which is the most that may")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        moved_up = asyncio.Event()
+        self._line.append(moved_up)
+        try:
+            yield len(self._line)
+            while self._line[0] is not moved_up:
+                moved_up.clear()
+                async with asyncio.timeout_at(deadline):
+                    await moved_up.wait()
+                yield self._line.index(moved_up) + 1
+            while True:
+                try:
+                    await take_slot()
+                    return
+                except AtCapacity:
+                    if loop.time() >= deadline:
+                        raise
+                    await asyncio.sleep(RETRY_SECONDS)
+        except TimeoutError:
+            raise AtCapacity(f"no slot came free in {wait_s:g} s") from None
+        finally:
+            self._line.remove(moved_up)
+            for waiting in self._line:
+                waiting.set()

@@ -1,0 +1,178 @@
+"""Saves sessions to the vault all the time, a little behind, so that an ingress that dies takes none of them along."""
+
+import asyncio
+import hashlib
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from serve_app.session.session import Marks, Session
+from serve_app.session.vault import Checkpoint, Saved, VaultClient, VaultUnavailable
+from serve_app.telemetry import IngressMetrics, get_logger
+
+_log = get_logger(__name__)
+
+SAVE_SECONDS = 1.0
+"""Age at which a session's checkpoint is renewed. A client sends again what came after it: its buffer holds 30 s."""
+
+ROUND_SECONDS = 0.1
+"""Time between two looks for sessions to save; each round saves those that are due, so the work is spread."""
+
+RENEWAL_SECONDS = 10.0
+"""Time between two tries to save a session whole that the vault has lost: it may not have room for it."""
+
+Progress: TypeAlias = tuple[Marks, tuple[int, int, bool], bool]
+"""How far a session has come: its marks, what it has received, and whether its old token is spent."""
+
+NOTHING: Progress = (Marks(), (-1, 0, False), False)
+
+TOKEN_BYTES = 24
+
+
+class Kept:
+    """A session in the care of a keeper."""
+
+    def __init__(self, session: Session, credential: str, old_token: str | None = None) -> None:
+        """`credential` is what the client showed of itself, `old_token` what it took the session with."""
+        self.session = session
+        self.hold = uuid.uuid4().hex
+        """Its name in the vault."""
+        self.owner = digest(credential)
+        self.token = secrets.token_urlsafe(TOKEN_BYTES)
+        """What its client resumes it with, once."""
+        self.old_token = old_token
+        """Also good until the client is heard of again: it may never have got the new one."""
+        self.saved = NOTHING
+        """How far the vault knows it."""
+        self.due_at = 0.0
+        self.saved_whole_at = -RENEWAL_SECONDS
+
+    @property
+    def token_digests(self) -> tuple[str, ...]:
+        """What the vault knows of its tokens."""
+        return tuple(digest(token) for token in (self.token, self.old_token) if token)
+
+    @property
+    def progress(self) -> "Progress":
+        """How far the session has come."""
+        return self.session.marks, self.session.received, self.old_token is None
+
+
+class Keeper:
+    """Saves the sessions that it is given. All methods run in one event loop."""
+
+    def __init__(self, vault: VaultClient, metrics: IngressMetrics, on_taken: Callable[[Kept], None]) -> None:
+        """`on_taken(kept)` is called when a session goes on at another ingress."""
+        self._vault = vault
+        self._metrics = metrics
+        self._on_taken = on_taken
+        self._kept: dict[str, Kept] = {}  # by hold
+        self._over: list[str] = []
+        self._saving = asyncio.Lock()
+        self._available = True
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start saving."""
+        self._task = asyncio.create_task(self._save_for_ever(), name="keeper")
+
+    async def stop(self) -> None:
+        """Save no more."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def add(self, kept: Kept) -> None:
+        """Keep this session from now on; it is saved at once."""
+        self._kept[kept.hold] = kept
+
+    async def let_go(self, kept: Kept) -> bool:
+        """Save the session a last time, for whoever resumes it; nothing of it may change any more. False if that fails.
+
+        Raises nothing: a session that cannot be saved is lost.
+        """
+        if self._kept.get(kept.hold) is not kept:
+            return False  # somebody has it already
+        async with self._saving:
+            saved = await self._save([kept]) or await self._save([kept])
+            still_mine = self._kept.pop(kept.hold, None) is kept
+        return saved and still_mine
+
+    def forget(self, kept: Kept) -> None:
+        """The session is over."""
+        if self._kept.pop(kept.hold, None):
+            self._over.append(kept.hold)
+
+    async def take(self, token: str, credential: str) -> Saved | None:
+        """What the vault has for this token. Raises VaultUnavailable."""
+        return await self._vault.take(digest(token), digest(credential))
+
+    async def _save_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(ROUND_SECONDS)
+            async with self._saving:
+                now = time.monotonic()
+                due = [kept for kept in self._kept.values() if kept.due_at <= now and kept.session.can_go_on]
+                if due or self._over:
+                    await self._save(due)
+
+    async def _save(self, due: Sequence[Kept]) -> bool:
+        """Save these sessions, and say which are over; whether that worked."""
+        over, self._over = self._over, []
+        started_at = time.monotonic()
+        checkpoints: list[Checkpoint] = []
+        unchanged: list[str] = []
+        news: list[tuple[Kept, Progress]] = []
+        for kept in due:
+            kept.due_at = started_at + SAVE_SECONDS
+            progress = kept.progress
+            if progress == kept.saved:
+                unchanged.append(kept.hold)
+                continue
+            state, pieces = kept.session.checkpoint(kept.saved[0])
+            checkpoints.append(Checkpoint(kept.hold, kept.token_digests, kept.owner, state, pieces))
+            news.append((kept, progress))
+        try:
+            answer = await self._vault.save(checkpoints, unchanged, over)
+        except VaultUnavailable as error:
+            self._over = over
+            self._note(False, str(error))
+            return False
+        self._note(True)
+        for kept, progress in news:
+            kept.saved = progress
+        for hold in answer.incomplete:
+            self._renew(hold)
+        for hold in answer.taken:
+            if kept_here := self._kept.pop(hold, None):
+                self._on_taken(kept_here)
+        self._metrics.vault_sessions.set(answer.sessions)
+        self._metrics.vault_bytes.set(answer.size_bytes)
+        self._metrics.checkpoint_seconds.observe(time.monotonic() - started_at)
+        self._metrics.checkpoint_bytes_total.inc(
+            sum(len(c.state) + sum(len(piece.data) for piece in c.pieces) for c in checkpoints)
+        )
+        return not answer.incomplete
+
+    def _renew(self, hold: str) -> None:
+        """The vault lacks this session's past: the next checkpoint brings everything, but not again and again."""
+        if kept := self._kept.get(hold):
+            kept.saved = NOTHING
+            kept.due_at = max(0.0, kept.saved_whole_at + RENEWAL_SECONDS)
+            kept.saved_whole_at = max(kept.due_at, time.monotonic())
+
+    def _note(self, available: bool, why: str = "") -> None:
+        """Log when the vault comes or goes, not every try."""
+        if available != self._available:
+            log = _log.info if available else _log.warning
+            log("sessions are saved again" if available else "sessions are not saved", reason=why)
+        self._available = available
+        if not available:
+            self._metrics.checkpoint_failures_total.inc()
+
+
+def digest(secret: str) -> str:
+    """What stands for a secret where it must not be known."""
+    return hashlib.sha256(secret.encode()).hexdigest()
