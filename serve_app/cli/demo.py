@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import json
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jiwer
 import numpy as np
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from serve_app import client
-from serve_app.audio.files import AudioFileError, read_audio
+from serve_app.audio.files import AudioFileError
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
 from serve_app.cli.server import StartFailed, free_port, running
-from serve_app.settings import PROJECT_ROOT, SettingsError, load
+from serve_app.samples import demo_clip
+from serve_app.settings import SettingsError, load
 from serve_app.speech import SAMPLE_RATE_HZ
 
-SAMPLES = PROJECT_ROOT / "configs" / "samples"
 MOST_WORD_ERRORS = 0.1
 """Word error rate up to which the demo counts as passed."""
 
@@ -49,13 +48,12 @@ def demo(
     keep_log = True
     try:
         load(config, overrides.environment())
-        entry, samples = _first_sample()
-        reference = " ".join(word["text"] for word in entry["words"])
+        clip = demo_clip()
         with log.open("wb") as output, running(config, overrides, output) as server:
             with _progress(console, "starting the service"):
                 server.wait_until_ready()
-            console.print(f"streaming {entry['file']} to {server.url}")
-            heard = asyncio.run(_stream(server.url, samples, entry["words"][0]["start"]))
+            console.print(f"streaming {clip.file} to {server.url}")
+            heard = asyncio.run(_stream(server.url, clip.samples, clip.words[0].start_s))
         keep_log = False
     except (SettingsError, UnusableConfig, AudioFileError) as error:
         keep_log = False
@@ -68,20 +66,12 @@ def demo(
     finally:
         if not keep_log:
             log.unlink(missing_ok=True)
-    errors = float(jiwer.wer(reference, heard.text))
-    console.print(f"reference:  {reference}\nhypothesis: {heard.text}", markup=False)
+    errors = float(jiwer.wer(clip.text, heard.text))
+    console.print(f"reference:  {clip.text}\nhypothesis: {heard.text}", markup=False)
     first_token = "none" if heard.first_token_s is None else f"{heard.first_token_s:.2f}"
-    print(f"demo: wer={errors:.3f} first_token_s={first_token} audio_s={len(samples) / SAMPLE_RATE_HZ:.1f}", flush=True)
+    audio_s = len(clip.samples) / SAMPLE_RATE_HZ
+    print(f"demo: wer={errors:.3f} first_token_s={first_token} audio_s={audio_s:.1f}", flush=True)
     raise typer.Exit(0 if errors <= MOST_WORD_ERRORS else FAILED)
-
-
-def _first_sample() -> tuple[dict[str, Any], NDArray[np.float32]]:
-    manifest = SAMPLES / "manifest.json"
-    try:
-        entry = json.loads(manifest.read_text(encoding="utf-8"))[0]
-    except (OSError, ValueError, LookupError) as error:
-        raise AudioFileError(manifest, f"expected a list of samples ({error})") from None
-    return entry, read_audio(SAMPLES / entry["file"])
 
 
 async def _stream(url: str, samples: NDArray[np.float32], first_word_start_s: float) -> Heard:
