@@ -166,8 +166,42 @@ def test_serve_names_what_is_wrong_with_the_settings(tmp_path: Path):
         assert_fails(stt(*command), 2, str(file), "engine.slots")
 
 
-def test_serve_refuses_a_model_nobody_knows():
-    assert_fails(stt("serve", "--model", "no-such-model"), 2, "no-such-model")
+def test_serve_refuses_a_model_nobody_knows_and_blames_what_the_user_typed():
+    assert_fails(stt("serve", "--model", "no-such-model"), 2, "option --model: model: expected one of")
+    assert_fails(stt("serve", MODEL_NAME="no-such-model"), 2, "environment variable MODEL_NAME: model: expected one of")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"application": {"argz": {}}}, "applications[0].argz: unknown key; did you mean 'args'?"),
+        ({"http_options": {"port": "x"}}, "http_options.port: expected a valid integer"),
+        ({"http_options": {"port": 70_000}}, "http_options.port: expected 1 to 65535, got 70000"),
+        ({"http_options": {"hots": "::"}}, "http_options.hots: unknown key; did you mean 'host'?"),
+        ({"http_options": [1]}, "http_options: expected a group of keys, got [1]"),
+        ({"proxy_lokation": "EveryNode"}, "proxy_lokation: unknown key; did you mean 'proxy_location'?"),
+        (
+            {"proxy_location": "Nowhere"},
+            "proxy_location: expected 'Disabled', 'HeadOnly' or 'EveryNode', got 'Nowhere'",
+        ),
+        (
+            {"application": {"deployments": [{"name": "engine", "num_replikas": 2}]}},
+            "applications[0].deployments[0].num_replikas: unknown key; did you mean 'num_replicas'?",
+        ),
+        ({"applications": [{}, {}]}, "applications: expected a list with one application, got 2"),
+    ],
+)
+def test_serve_names_what_is_wrong_outside_the_settings(tmp_path: Path, changes: dict, expected: str):
+    config = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    config["applications"][0] |= changes.pop("application", {})
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config | changes))
+    assert_fails(stt("serve", "--config", str(file)), 2, f"stt: {file}: {expected}")
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "no such host"])
+def test_serve_refuses_a_host_that_is_none(host: str):
+    assert_fails(stt("serve", "--host", host, "--port", "21999"), 1, f"cannot listen on {host}:21999")
 
 
 def test_serve_says_when_its_port_is_taken():
@@ -177,13 +211,15 @@ def test_serve_says_when_its_port_is_taken():
 
 def test_overrides_replace_the_config_files_values(tmp_path: Path):
     file = tmp_path / "config.yaml"
-    file.write_text("http_options: {port: 1, x: y}\napplications: [{name: a, args: {model: m, k: 1}}]")
+    file.write_text(
+        "http_options: {port: 1, root_path: /x}\napplications: [{name: a, import_path: a:b, args: {model: m, k: 1}}]"
+    )
     config, address = effective_config(file, Overrides())
     assert (address.host, address.port) == ("127.0.0.1", 1)
     config, address = effective_config(file, Overrides(host="0.0.0.0", port=2, model="n", name="b"))
     assert config == {
-        "http_options": {"host": "0.0.0.0", "port": 2, "x": "y"},
-        "applications": [{"name": "b", "args": {"model": "n", "k": 1}}],
+        "http_options": {"host": "0.0.0.0", "port": 2, "root_path": "/x"},
+        "applications": [{"name": "b", "import_path": "a:b", "args": {"model": "n", "k": 1}}],
     }
     assert address.reachable_host == "127.0.0.1"
 

@@ -21,7 +21,7 @@ from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
 from serve_app.cli.server import StartFailed, free_port, running
 from serve_app.samples import demo_clip
-from serve_app.settings import SettingsError, load
+from serve_app.settings import SettingsError
 from serve_app.speech import SAMPLE_RATE_HZ
 
 MOST_WORD_ERRORS = 0.1
@@ -47,7 +47,7 @@ def demo(
     log = Path(tempfile.mkstemp(prefix="stt-demo-", suffix=".log")[1])
     keep_log = True
     try:
-        load(config, overrides.environment())
+        overrides.settings(config)
         clip = demo_clip()
         with log.open("wb") as output, running(config, overrides, output) as server:
             with _progress(console, "starting the service"):

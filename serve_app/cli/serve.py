@@ -8,7 +8,7 @@ import typer
 
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
 from serve_app.cli.server import DEFAULT_CONFIG, Overrides, StartFailed, UnusableConfig, running
-from serve_app.settings import SettingsError, load
+from serve_app.settings import SettingsError
 
 
 def serve(
@@ -20,7 +20,7 @@ def serve(
     """Run the service until Ctrl-C: on a Ray of its own, or where RAY_ADDRESS says."""
     overrides = Overrides.from_environment(host=host, port=port, model=model)
     try:
-        load(config, overrides.environment())
+        overrides.settings(config)
         with running(config, overrides, output=sys.stdout.buffer) as server:
             server.wait_until_ready()
             typer.echo(f"stt: ready at {server.url}", err=True)

@@ -162,8 +162,9 @@ def _check_free(address: Address) -> None:
     try:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         socket.create_server((address.host, address.port), family=family).close()
-    except OSError as error:
-        raise StartFailed(f"cannot listen on {address.host}:{address.port} ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:  # the latter for what can be no host's name
+        reason = getattr(error, "strerror", None) or error
+        raise StartFailed(f"cannot listen on {address.host}:{address.port} ({reason})") from None
 
 
 def _environment(overrides: Overrides, folder: Path) -> dict[str, str]:
