@@ -16,6 +16,7 @@ import sphn
 import yaml
 from typer.testing import CliRunner, Result
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig, effective_config
 from serve_app.cli.main import app
@@ -140,6 +141,46 @@ def test_a_file_that_is_no_audio():
 
 def test_an_address_that_is_none(clip: str):
     assert_fails(stt("transcribe", clip, "--url", "ftp://somewhere"), 2, "ftp")
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "😀", "ü" * 70])
+def test_odd_hosts(clip: str, host: str):
+    result = stt("transcribe", clip, "--url", f"ws://{host}")
+    assert_fails(result, 3 if host == "😀" else 2, host)
+
+
+@pytest.mark.parametrize("option", ["--words", "--json", None])
+def test_a_reader_that_has_seen_enough(clip: str, option: str | None):
+    async def talk(connection: ServerConnection) -> None:
+        await connection.send(json.dumps(READY))
+        with contextlib.suppress(ConnectionClosed):
+            for number in range(100_000):
+                word = {"type": "word", "text": f"{number}", "start": 1.0, "end": 2.0}
+                await connection.send(json.dumps({"type": "token", "text": f" {number}"}))
+                await connection.send(json.dumps(word))
+
+    command = [sys.executable, "-m", "serve_app.cli.main", "transcribe", clip, "--rtf", "0"]
+    with peer(talk) as address:
+        talking = subprocess.Popen(
+            [*command, "--url", address, *filter(None, [option])], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert talking.stdout.read(5)
+        talking.stdout.close()
+        assert talking.stderr.read() == b""
+        assert talking.wait(30) == 1
+
+
+@pytest.mark.parametrize("argument", ["-", "/dev/stdin"])
+def test_audio_through_a_pipe(clip: str, argument: str):
+    command = [sys.executable, "-m", "serve_app.cli.main", "transcribe", argument]
+    with peer(transcript) as address:
+        result = subprocess.run(
+            [*command, "--url", address], input=Path(clip).read_bytes(), capture_output=True, check=True
+        )
+    assert (result.stdout, result.stderr) == (b"one deux\ntwo\n", b"")
+    result = subprocess.run([*command, "--url", address], input=b"", capture_output=True, check=False)
+    name = "standard input" if argument == "-" else argument
+    assert (result.returncode, result.stderr) == (2, f"stt: {name}: the file is empty\n".encode())
 
 
 def test_no_server(clip: str, unused_tcp_port: int):

@@ -77,13 +77,14 @@ def demo(
 async def _stream(url: str, samples: NDArray[np.float32], first_word_start_s: float) -> Heard:
     """Stream the samples in real time and print the text as it comes."""
     heard, pace = Heard("", None), client.Pace()
-    async for arrival in client.transcribe(url, samples, pace=pace):
-        if isinstance(arrival.event, client.Token):
-            if heard.first_token_s is None:
-                with contextlib.suppress(IndexError):  # a token before the first word: nothing to measure from
-                    heard.first_token_s = arrival.at_s - pace.when_sent_s(first_word_start_s)
-            heard.text += arrival.event.text
-            print(arrival.event.text, end="", flush=True)
+    async with contextlib.aclosing(client.transcribe(url, samples, pace=pace)) as arrivals:
+        async for arrival in arrivals:
+            if isinstance(arrival.event, client.Token):
+                if heard.first_token_s is None:
+                    with contextlib.suppress(IndexError):  # a token before the first word: nothing to measure from
+                        heard.first_token_s = arrival.at_s - pace.when_sent_s(first_word_start_s)
+                heard.text += arrival.event.text
+                print(arrival.event.text, end="", flush=True)
     print(flush=True)
     heard.text = heard.text.strip()
     return heard

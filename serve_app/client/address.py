@@ -25,6 +25,10 @@ def stream_url(address: str, *, words: bool = False) -> str:
         raise InvalidAddress(f"{address!r}: expected ws, wss, http or https, got {parts.scheme!r}")
     if not parts.hostname or any(character.isspace() for character in parts.netloc):
         raise InvalidAddress(f"{address!r}: expected a host, as in 127.0.0.1:8000")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError as error:
+        raise InvalidAddress(f"{address!r}: expected the name of a host, got {parts.hostname!r} ({error})") from None
     query = parse_qsl(parts.query, keep_blank_values=True)
     if words:
         query = [(key, value) for key, value in query if key != "words"] + [("words", "true")]
