@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig, effective_config
 from serve_app.cli.main import app
+from serve_app.settings import MODELS_FOLDER
 
 Script = Callable[[ServerConnection], Awaitable[None]]
 
@@ -243,6 +245,18 @@ def test_serve_names_what_is_wrong_outside_the_settings(tmp_path: Path, changes:
 @pytest.mark.parametrize("host", ["a..b", "a" * 70, "no such host"])
 def test_serve_refuses_a_host_that_is_none(host: str):
     assert_fails(stt("serve", "--host", host, "--port", "21999"), 1, f"cannot listen on {host}:21999")
+
+
+def test_a_wrong_checkpoint_is_told_before_anything_starts(tmp_path: Path):
+    folder = Path(shutil.copytree(MODELS_FOLDER / "demo", tmp_path / "mine"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"moshi_name": 5}))
+    expected = f"stt: {folder}/config.json: expected moshi_name to be the name of a file, got 5"
+    assert_fails(stt("serve", "--model", str(folder)), 2, expected)
+    assert_fails(stt("demo", "--model", str(folder)), 2, expected)
+    assert_fails(
+        stt("serve", "--model", str(tmp_path / "none")), 2, f"{tmp_path}/none: expected a folder with a config"
+    )
 
 
 def test_serve_says_when_its_port_is_taken():

@@ -36,6 +36,11 @@ class Overrides:
         """Our own environment, in which the command line's model wins over MODEL_NAME."""
         return {**os.environ, **({"MODEL_NAME": self.model} if self.model else {})}
 
+    @property
+    def private(self) -> bool:
+        """Whether the service gets a Ray of its own on this machine, not the cluster that RAY_ADDRESS names."""
+        return self.environment().get("RAY_ADDRESS", "local") == "local"
+
     def settings(self, file: Path) -> Settings:
         """The settings that the service will run with. Raises `SettingsError`, which blames what the user wrote."""
         return load(file, os.environ, {"model": self.model} if self.model else {})

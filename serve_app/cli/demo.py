@@ -17,9 +17,11 @@ from rich.console import Console
 
 from serve_app import client
 from serve_app.audio.files import AudioFileError
+from serve_app.checkpoint.files import CheckpointError
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
-from serve_app.cli.server import StartFailed, free_port, running
+from serve_app.cli.fetching import fetch_checkpoint
+from serve_app.cli.server import START_TIMEOUT_S, StartFailed, StartTimeout, free_port, running
 from serve_app.samples import demo_clip
 from serve_app.settings import SettingsError
 from serve_app.speech import SAMPLE_RATE_HZ
@@ -40,6 +42,7 @@ class Heard:
 def demo(
     config: Annotated[Path, typer.Option(help="Serve's config file.")] = DEFAULT_CONFIG,
     model: Annotated[str | None, typer.Option(help="Instead of the setting model.")] = None,
+    start_timeout: StartTimeout = START_TIMEOUT_S,
 ) -> None:
     """Start the service on a free port, stream a sample clip in real time, and check what comes back."""
     console = Console(highlight=False)
@@ -47,20 +50,20 @@ def demo(
     log = Path(tempfile.mkstemp(prefix="stt-demo-", suffix=".log")[1])
     keep_log = True
     try:
-        overrides.settings(config)
+        fetch_checkpoint(overrides.settings(config), overrides)
         clip = demo_clip()
         with log.open("wb") as output, running(config, overrides, output) as server:
             with _progress(console, "starting the service"):
-                server.wait_until_ready()
+                server.wait_until_ready(start_timeout)
             console.print(f"streaming {clip.file} to {server.url}")
             heard = asyncio.run(_stream(server.url, clip.samples, clip.words[0].start_s))
         keep_log = False
-    except (SettingsError, UnusableConfig, AudioFileError) as error:
+    except (SettingsError, CheckpointError, UnusableConfig, AudioFileError) as error:
         keep_log = False
         fail(error, BAD_INPUT)
     except (StartFailed, client.ClientError) as error:
         fail(f"{error}\n(the service's log is {log})", FAILED)
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         keep_log = False  # interrupted, nothing to look into
         raise
     finally:

@@ -14,24 +14,38 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import httpx
+import typer
 import yaml
 
 from serve_app.cli import processes
-from serve_app.cli.config import DEFAULT_CONFIG, Address, Overrides, UnusableConfig, effective_config
+from serve_app.cli.config import Address, Overrides, effective_config
+from serve_app.cli.serve_status import failure
 from serve_app.settings import PROJECT_ROOT
 
-__all__ = ["DEFAULT_CONFIG", "Overrides", "Server", "StartFailed", "UnusableConfig", "free_port", "running"]
-
 START_TIMEOUT_S = 300.0
-"""How long a start may take: Ray, the application, and loading (not downloading) a model."""
+"""How long a start may take by default: Ray, the application, and loading a model. A download comes before."""
 
 LOG_TAIL_LINES = 20
 
+SERVE_DEFAULT_NAME = "default"
+"""What Serve calls an application without a name."""
+
 _DASHBOARD = re.compile(rb"http://[\w.:\[\]-]+:\d+")
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
+
+
+StartTimeout = Annotated[
+    float,
+    typer.Option(
+        min=1,
+        help="Seconds the start may take. A model is downloaded before that, however long it takes; only on a cluster "
+        "(RAY_ADDRESS), where the engines download it, the download counts.",
+    ),
+]
+"""The option of the commands that start the service."""
 
 
 class StartFailed(Exception):
@@ -53,9 +67,12 @@ def free_port() -> int:
 class Server:
     """A service that is starting or running in processes of its own."""
 
-    def __init__(self, config: Path, address: Address, environment: dict[str, str], output: BinaryIO) -> None:
+    def __init__(
+        self, config: Path, application: str, address: Address, environment: dict[str, str], output: BinaryIO
+    ) -> None:
         serve = str(Path(sys.executable).with_name("serve"))
         command = [serve, "run", "--app-dir", str(PROJECT_ROOT), str(config)]
+        self._application = application
         self._address = address
         self._private = environment["RAY_ADDRESS"] == "local"
         self._token = environment.get("RAY_AUTH_TOKEN", "")
@@ -83,7 +100,7 @@ class Server:
                     if http.get(ready).status_code == httpx.codes.OK:
                         return
                 if reason := self._deployment_failure(http):
-                    raise StartFailed(f"the application does not start\n{reason}")
+                    raise StartFailed(reason)
                 time.sleep(0.25)
         raise StartFailed(f"not ready after {timeout_s:g} s\n{self._log_tail()}")
 
@@ -119,12 +136,7 @@ class Server:
             answer = http.get(
                 f"{self._dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {self._token}"}
             ).json()
-            for application in answer["applications"].values():
-                if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
-                    # The application's message may only name the deployments; theirs hold the exception.
-                    parts = [application, *application.get("deployments", {}).values()]
-                    text = "\n".join(str(part["message"]).strip() for part in parts if part.get("message"))
-                    return _COLOURS.sub(b"", text.encode()).decode()
+            return failure(answer["applications"], self._application)
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             pass  # the dashboard comes up after Ray does, and has no applications at first
         return None
@@ -141,6 +153,7 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     Raises `UnusableConfig` and `StartFailed`.
     """
     effective, address = effective_config(config, overrides)
+    application = effective["applications"][0].get("name", SERVE_DEFAULT_NAME)
     _check_free(address)
     # Ray and HAProxy keep Unix sockets (at most 107 bytes of path) here, below a folder with a 56-digit name.
     folder = Path(tempfile.mkdtemp(prefix="stt-", dir="/tmp" if sys.platform == "linux" else None))
@@ -149,7 +162,7 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
         try:
             file = folder / "serve_config.yaml"
             file.write_text(yaml.safe_dump(effective, sort_keys=False), encoding="utf-8")
-            server = Server(file, address, _environment(overrides, folder), output)
+            server = Server(file, application, address, _environment(overrides, folder), output)
             yield server
         finally:
             with processes.signals_ignored():
