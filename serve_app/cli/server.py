@@ -4,11 +4,9 @@ import contextlib
 import random
 import re
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -20,7 +18,7 @@ import httpx
 import typer
 import yaml
 
-from serve_app.cli import processes
+from serve_app.cli import leftovers, processes
 from serve_app.cli.config import Address, Overrides, effective_config
 from serve_app.cli.serve_status import failure
 from serve_app.settings import PROJECT_ROOT
@@ -86,6 +84,11 @@ class Server:
     def url(self) -> str:
         """Where clients stream to."""
         return f"ws://{self._address.reachable_host}:{self._address.port}/v1/stream"
+
+    @property
+    def session(self) -> int:
+        """The session that holds the service's processes."""
+        return self._session.command.pid
 
     def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until the service takes sessions. Raises `StartFailed` with the reason where that does not happen."""
@@ -155,20 +158,20 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     effective, address = effective_config(config, overrides)
     application = effective["applications"][0].get("name", SERVE_DEFAULT_NAME)
     _check_free(address)
-    # Ray and HAProxy keep Unix sockets (at most 107 bytes of path) here, below a folder with a 56-digit name.
-    folder = Path(tempfile.mkdtemp(prefix="stt-", dir="/tmp" if sys.platform == "linux" else None))
     with processes.signals_as_exits():
-        server = None
+        leftovers.sweep()
+        server, folder = None, leftovers.RunFolder()
         try:
-            file = folder / "serve_config.yaml"
+            file = folder.path / "serve_config.yaml"
             file.write_text(yaml.safe_dump(effective, sort_keys=False), encoding="utf-8")
-            server = Server(file, application, address, _environment(overrides, folder), output)
+            server = Server(file, application, address, _environment(overrides, folder.path), output)
+            folder.remember(server.session)
             yield server
         finally:
             with processes.signals_ignored():
                 if server is not None:
                     server.stop()
-                shutil.rmtree(folder, ignore_errors=True)
+                folder.remove()
 
 
 def _check_free(address: Address) -> None:
@@ -187,6 +190,7 @@ def _environment(overrides: Overrides, folder: Path) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",  # Serve's Python proxy is too slow for audio
         "RAY_ADDRESS": "local",  # a Ray of our own, whatever else runs here
         "RAY_USAGE_STATS_ENABLED": "0",
+        "STT_RUN_FOLDER": str(folder),  # tells a later start whose processes these are
     }
     if environment.setdefault("RAY_ADDRESS", "local") == "local":
         defaults |= {
