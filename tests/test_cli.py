@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -257,6 +258,13 @@ def test_a_wrong_checkpoint_is_told_before_anything_starts(tmp_path: Path):
     assert_fails(
         stt("serve", "--model", str(tmp_path / "none")), 2, f"{tmp_path}/none: expected a folder with a config"
     )
+
+
+def test_a_model_is_downloaded_before_anything_starts(tmp_path: Path):
+    command = [sys.executable, "-m", "serve_app.cli.main", "serve", "--model", "someone/else"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert_fails(result, 2, "someone/else/config.json: not in the local cache, and the hub cannot be reached")
 
 
 def test_serve_says_when_its_port_is_taken():
