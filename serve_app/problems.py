@@ -17,6 +17,8 @@ _BOUNDS = {
 }
 """Pydantic's kinds of range error: the name of the bound in the error's context, and our words for it."""
 
+_STARTS_WITH_KEY = re.compile(r"[a-z_.]+: ")
+
 
 def describe(model: type[BaseModel], location: tuple[str | int, ...], problem: Mapping[str, Any]) -> str:
     """Say in one line what one of pydantic's errors means; `location` is the key's place in `model`."""
@@ -27,8 +29,8 @@ def describe(model: type[BaseModel], location: tuple[str | int, ...], problem: M
         return f"{key}: expected a value, got none"
     if kind == "value_error":
         text = str(problem["ctx"]["error"])
-        # A rule across keys starts its message with the key, relative to the group it was checked on.
-        if isinstance(problem["input"], Mapping):
+        # A rule across keys of ours starts its message with the key, relative to the group it was checked on.
+        if isinstance(problem["input"], Mapping) and (_STARTS_WITH_KEY.match(text) or not key):
             return f"{key}.{text}" if key else text
         return f"{key}: {text}"
     if kind == "string_pattern_mismatch":

@@ -232,6 +232,10 @@ def test_serve_refuses_a_model_nobody_knows_and_blames_what_the_user_typed():
             {"application": {"deployments": [{"name": "engine", "num_replikas": 2}]}},
             "applications[0].deployments[0].num_replikas: unknown key; did you mean 'num_replicas'?",
         ),
+        (
+            {"application": {"deployments": [{"name": "e", "num_replicas": 2, "autoscaling_config": {}}]}},
+            "applications[0].deployments[0]: Manually setting num_replicas is not allowed",
+        ),
         ({"applications": [{}, {}]}, "applications: expected a list with one application, got 2"),
     ],
 )
@@ -285,6 +289,14 @@ def test_overrides_replace_the_config_files_values(tmp_path: Path):
         "applications": [{"name": "b", "import_path": "a:b", "args": {"model": "n", "k": 1}}],
     }
     assert address.reachable_host == "127.0.0.1"
+
+
+def test_a_group_with_every_key_commented_out_is_empty(tmp_path: Path):
+    file = tmp_path / "config.yaml"
+    file.write_text("http_options:\napplications: [{name: a, import_path: a:b, args: }]")
+    config, address = effective_config(file, Overrides(model="n"))
+    assert config["applications"] == [{"name": "a", "import_path": "a:b", "args": {"model": "n"}}]
+    assert (address.host, address.port) == ("127.0.0.1", 8000)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,9 @@ def effective_config(file: Path, overrides: Overrides) -> tuple[dict[str, Any], 
     if not isinstance(config, dict):
         raise UnusableConfig(f"{file}: expected a Serve config with a list of applications")
     # A group whose every key is commented out reads as None in YAML: that is an empty group, not a mistake.
-    config = {key: value for key, value in config.items() if value is not None}
+    config = _without_empty(config)
+    if isinstance(applications := config.get("applications"), list):
+        config["applications"] = [_without_empty(one) if isinstance(one, dict) else one for one in applications]
     if wrong := problems(config):
         raise UnusableConfig("\n".join(f"{file}: {problem}" for problem in wrong))
     if len(config["applications"]) != 1:
@@ -85,3 +87,7 @@ def effective_config(file: Path, overrides: Overrides) -> tuple[dict[str, Any], 
     if overrides.name:
         application["name"] = overrides.name
     return config, Address(host, port)
+
+
+def _without_empty(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if value is not None}

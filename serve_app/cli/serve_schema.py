@@ -4,7 +4,7 @@ Ray ignores keys it does not know, so that older versions read newer files; a mi
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -31,8 +31,8 @@ def _unknown(
         here = (*place, key)
         if key not in group.model_fields:
             yield here
-        elif inner := group_of(group.model_fields[key].annotation):
-            if isinstance(value, Mapping):
+        elif inner := group_of(annotation := group.model_fields[key].annotation):
+            if isinstance(value, Mapping) and get_origin(annotation) is not list:
                 yield from _unknown(inner, value, here)
             elif isinstance(value, list):
                 for number, item in enumerate(value):
