@@ -12,30 +12,18 @@ import random
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jiwer
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from serve_app import client
-from serve_app.audio.files import read_audio
+from serve_app.samples import Clip, load_clips, word_delays_s
 from serve_app.speech import SAMPLE_RATE_HZ
 
-SAMPLES = Path(__file__).parent.parent / "configs" / "samples"
-MATCH_SECONDS = 1.5
-"""A heard word this close to a spoken one with the same text is that word."""
-
-
-@dataclass
-class Clip:
-    """A sample and what is said in it."""
-
-    samples: NDArray[np.float32]
-    words: list[dict[str, Any]]
+LONGEST_CLIP_S = 30.0
 
 
 @dataclass
@@ -61,14 +49,6 @@ class Row:
     generator_late_p99_s: float
 
 
-def load_clips() -> list[Clip]:
-    """The sample clips of less than half a minute."""
-    entries = json.loads((SAMPLES / "manifest.json").read_text(encoding="utf-8"))
-    return [
-        Clip(read_audio(SAMPLES / entry["file"]), entry["words"]) for entry in entries if entry["words"][-1]["end"] < 30
-    ]
-
-
 async def speak(url: str, clips: Iterator[Clip], seconds: float, start_s: float, outcome: Outcome) -> None:
     """Hold sessions one after the other, each with one clip, until `seconds` of audio were spoken."""
     await asyncio.sleep(start_s)
@@ -87,12 +67,10 @@ async def speak(url: str, clips: Iterator[Clip], seconds: float, start_s: float,
             outcome.failures.append(f"{type(error).__name__}: {error}")
             await asyncio.sleep(1.0)
             continue
-        outcome.references.append(" ".join(word["text"] for word in clip.words))
+        outcome.references.append(clip.text)
         outcome.hypotheses.append(" ".join(heard))
         outcome.lateness_s += pace.lateness_s
-        for word in clip.words:
-            near = [at for text, at in tokens if text == word["text"] and 0 <= at - word["start"] < MATCH_SECONDS]
-            outcome.token_delays_s += [near[0] - word["start"]] if near else []
+        outcome.token_delays_s += word_delays_s(clip.words, tokens)
 
 
 async def measure(url: str, streams: int, seconds: float, clips: list[Clip]) -> tuple[Row, list[str]]:
@@ -133,7 +111,7 @@ def main(
         counts = [int(count) for count in streams.split(",")]
     except ValueError:
         raise typer.BadParameter(f"--streams: expected numbers with commas, got {streams!r}") from None
-    clips = load_clips()
+    clips = load_clips(LONGEST_CLIP_S)
     if not as_json:
         print(f"{'streams':>8} {'token delay p50':>16} {'p99':>8} {'WER':>7} {'failed':>7} {'generator late p99':>19}")
     for count in counts:

@@ -7,7 +7,6 @@ are, its delay, its pause head) live in a model file of their own, `configs/mode
 Whatever is wrong is reported at once, one line per problem: file or variable, key, what was expected, what came.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +26,8 @@ from pydantic import (
     model_validator,
 )
 
+from serve_app.problems import describe, did_you_mean, group_of
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `serve_app/` and `configs/`, wherever Ray unpacked it on this machine."""
 
@@ -42,14 +43,6 @@ DEFAULT_ORIGIN = "serve_config.yaml"
 MEBIBYTE = 2**20
 
 _Model = TypeVar("_Model", bound=BaseModel)
-
-_BOUNDS = {
-    "greater_than": ("gt", "more than"),
-    "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "less than"),
-    "less_than_equal": ("le", "at most"),
-}
-"""Pydantic's kinds of range error: the name of the bound in the error's context, and our words for it."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -363,33 +356,41 @@ ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], object]]] = Map
 """Environment variables: the key each sets, and how its text is read. The names are those of the earlier services."""
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read a Serve config file and the environment.
+_NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ, options: Mapping[str, object] = _NO_OPTIONS) -> Settings:
+    """Read a Serve config file, the environment, and a command line's options as `from_args` takes them.
 
     Raises `SettingsError` where the file is missing, is no YAML, describes another application, or has a wrong setting.
     """
     document = _read_yaml(path)
     applications = document.get("applications")
-    if not isinstance(applications, list) or not applications or not isinstance(applications[0], Mapping):
-        raise SettingsError([f"{path}: applications: expected a list with one application, got {applications!r}"])
+    if not isinstance(applications, list) or len(applications) != 1 or not isinstance(applications[0], Mapping):
+        got = f"{len(applications)}" if isinstance(applications, list) and applications[1:] else repr(applications)
+        raise SettingsError([f"{path}: applications: expected a list with one application, got {got}"])
     import_path = applications[0].get("import_path")
     if import_path != IMPORT_PATH:
         raise SettingsError([f"{path}: applications[0].import_path: expected {IMPORT_PATH!r}, got {import_path!r}"])
     args = applications[0].get("args")
     if args is not None and not isinstance(args, Mapping):
         raise SettingsError([f"{path}: applications[0].args: expected a mapping, got {args!r}"])
-    return from_args(args or {}, environ, origin=str(path))
+    return from_args(args or {}, environ, origin=str(path), options=options)
 
 
 def from_args(
-    args: Mapping[str, Any], environ: Mapping[str, str] = os.environ, origin: str = DEFAULT_ORIGIN
+    args: Mapping[str, Any],
+    environ: Mapping[str, str] = os.environ,
+    origin: str = DEFAULT_ORIGIN,
+    options: Mapping[str, object] = _NO_OPTIONS,
 ) -> Settings:
     """Build the settings from an application's `args` and the environment; `origin` names the file in messages.
 
-    The environment wins; an empty variable counts as unset. Raises `SettingsError`.
+    The environment wins over `args`, and over both win `options`, what a command line says of top-level keys. An empty
+    variable counts as unset. Raises `SettingsError`.
     """
     # A group whose every key is commented out reads as None in YAML: that is an empty group, not a mistake.
-    groups = {name for name, field in Settings.model_fields.items() if _group_of(field.annotation)}
+    groups = {name for name, field in Settings.model_fields.items() if group_of(field.annotation)}
     values = {
         key: {} if value is None and key in groups else dict(value) if isinstance(value, Mapping) else value
         for key, value in args.items()
@@ -415,7 +416,11 @@ def from_args(
             )
         group[key[-1]] = value
         sources[key] = f"{sources[key]}, {variable}" if key in sources else variable
-    return _validate(Settings, values, origin, sources)
+    blamed: dict[tuple[str | int, ...], str] = {key: f"environment variable {names}" for key, names in sources.items()}
+    for option, value in options.items():
+        values[option] = value
+        blamed[(option,)] = f"option --{option}"
+    return _validate(Settings, values, origin, blamed)
 
 
 def resolve_model(model: str) -> ModelSettings:
@@ -442,7 +447,7 @@ def resolve_model(model: str) -> ModelSettings:
         return ModelSettings(source=model)
     raise ValueError(
         f"expected one of {', '.join(names)}, a model file, a checkpoint folder or a Hugging Face id, "
-        f"got {model!r}{_did_you_mean(model, names)}"
+        f"got {model!r}{did_you_mean(model, names)}"
     )
 
 
@@ -483,63 +488,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _validate(
-    model: type[_Model], values: Mapping[str, Any], origin: str, sources: Mapping[tuple[str, ...], str]
+    model: type[_Model], values: Mapping[str, Any], origin: str, sources: Mapping[tuple[str | int, ...], str]
 ) -> _Model:
-    """Validate, and raise all problems as one `SettingsError`; `sources` names the variables that set keys."""
+    """Validate, and raise all problems as one `SettingsError`; `sources` tells of keys that are not from `origin`."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
         problems = []
         for problem in error.errors(include_url=False):
-            location = tuple(str(part) for part in problem["loc"])
-            where = f"environment variable {sources[location]}" if location in sources else origin
-            problems.append(f"{where}: {_describe(model, location, problem)}")
+            location = problem["loc"]
+            problems.append(f"{sources.get(location, origin)}: {describe(model, location, problem)}")
         raise SettingsError(problems) from None
-
-
-def _describe(model: type[BaseModel], location: tuple[str, ...], problem: Mapping[str, Any]) -> str:
-    """Say in one line which key is wrong, what was expected and what came."""
-    key, kind, message = ".".join(location), problem["type"], problem["msg"]
-    if kind in {"extra_forbidden", "invalid_key"}:
-        return f"{key}: unknown key{_suggest(model, location)}"
-    if kind == "missing":
-        return f"{key}: expected a value, got none"
-    if kind == "value_error":
-        text = str(problem["ctx"]["error"])
-        # A rule across keys starts its message with the key, relative to the group it was checked on.
-        if isinstance(problem["input"], Mapping):
-            return f"{key}.{text}" if key else text
-        return f"{key}: {text}"
-    if kind == "string_pattern_mismatch":
-        message = f"expected text that matches {problem['ctx']['pattern']}"
-    elif kind in _BOUNDS:
-        name, words = _BOUNDS[kind]
-        message = f"expected {words} {problem['ctx'][name]}"
-    elif kind in {"model_type", "model_attributes_type", "dict_type"}:
-        message = "expected a group of keys"
-    return f"{key}: {re.sub(r'^[A-Z][a-z]+ should (be |have )?', 'expected ', message)}, got {problem['input']!r}"
-
-
-def _suggest(model: type[BaseModel], location: tuple[str, ...]) -> str:
-    """Find the key an unknown one was probably meant to be: in its own group first, then in every other."""
-    group: type[BaseModel] = model
-    for name in location[:-1]:
-        group = _group_of(group.model_fields[name].annotation) or group
-    siblings = list(group.model_fields)
-    hint = _did_you_mean(location[-1], siblings)
-    if hint:
-        return hint
-    for name, field in model.model_fields.items():
-        other = _group_of(field.annotation)
-        if other and location[-1] in other.model_fields:
-            return f"; did you mean {name + '.' + location[-1]!r}?"
-    return f"; expected one of {', '.join(siblings)}"
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
-def _group_of(annotation: object) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -1,12 +1,15 @@
 """Reading audio files, good and bad."""
 
+import os
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sphn
 
+from serve_app.audio import files
 from serve_app.audio.files import AudioFileError, read_audio
 from serve_app.speech import SAMPLE_RATE_HZ
 
@@ -129,3 +132,20 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, name: str, seed: int)
         assert name in str(error)  # noqa: PT017  (either outcome is fine)
     else:
         assert np.isfinite(samples).all()
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    contents = (SAMPLES / "thanks-en.mp3").read_bytes()
+    writer = threading.Thread(target=pipe.write_bytes, args=(contents,))
+    writer.start()
+    samples = read_audio(pipe)
+    writer.join()
+    assert np.array_equal(samples, read_audio(SAMPLES / "thanks-en.mp3"))
+
+
+def test_an_endless_pipe(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "MOST_STREAMED_BYTES", 3 * 2**20)
+    with pytest.raises(AudioFileError, match="/dev/zero: expected at most 3,145,728 bytes through a pipe"):
+        read_audio("/dev/zero")

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,9 +18,11 @@ import sphn
 import yaml
 from typer.testing import CliRunner, Result
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig, effective_config
 from serve_app.cli.main import app
+from serve_app.settings import MODELS_FOLDER
 
 Script = Callable[[ServerConnection], Awaitable[None]]
 
@@ -142,6 +146,46 @@ def test_an_address_that_is_none(clip: str):
     assert_fails(stt("transcribe", clip, "--url", "ftp://somewhere"), 2, "ftp")
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "😀", "ü" * 70])
+def test_odd_hosts(clip: str, host: str):
+    result = stt("transcribe", clip, "--url", f"ws://{host}")
+    assert_fails(result, 3 if host == "😀" else 2, host)
+
+
+@pytest.mark.parametrize("option", ["--words", "--json", None])
+def test_a_reader_that_has_seen_enough(clip: str, option: str | None):
+    async def talk(connection: ServerConnection) -> None:
+        await connection.send(json.dumps(READY))
+        with contextlib.suppress(ConnectionClosed):
+            for number in range(100_000):
+                word = {"type": "word", "text": f"{number}", "start": 1.0, "end": 2.0}
+                await connection.send(json.dumps({"type": "token", "text": f" {number}"}))
+                await connection.send(json.dumps(word))
+
+    command = [sys.executable, "-m", "serve_app.cli.main", "transcribe", clip, "--rtf", "0"]
+    with peer(talk) as address:
+        talking = subprocess.Popen(
+            [*command, "--url", address, *filter(None, [option])], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert talking.stdout.read(5)
+        talking.stdout.close()
+        assert talking.stderr.read() == b""
+        assert talking.wait(30) == 1
+
+
+@pytest.mark.parametrize("argument", ["-", "/dev/stdin"])
+def test_audio_through_a_pipe(clip: str, argument: str):
+    command = [sys.executable, "-m", "serve_app.cli.main", "transcribe", argument]
+    with peer(transcript) as address:
+        result = subprocess.run(
+            [*command, "--url", address], input=Path(clip).read_bytes(), capture_output=True, check=True
+        )
+    assert (result.stdout, result.stderr) == (b"one deux\ntwo\n", b"")
+    result = subprocess.run([*command, "--url", address], input=b"", capture_output=True, check=False)
+    name = "standard input" if argument == "-" else argument
+    assert (result.returncode, result.stderr) == (2, f"stt: {name}: the file is empty\n".encode())
+
+
 def test_no_server(clip: str, unused_tcp_port: int):
     assert_fails(stt("transcribe", clip, "--url", f"127.0.0.1:{unused_tcp_port}"), 3, "no connection")
 
@@ -166,8 +210,65 @@ def test_serve_names_what_is_wrong_with_the_settings(tmp_path: Path):
         assert_fails(stt(*command), 2, str(file), "engine.slots")
 
 
-def test_serve_refuses_a_model_nobody_knows():
-    assert_fails(stt("serve", "--model", "no-such-model"), 2, "no-such-model")
+def test_serve_refuses_a_model_nobody_knows_and_blames_what_the_user_typed():
+    assert_fails(stt("serve", "--model", "no-such-model"), 2, "option --model: model: expected one of")
+    assert_fails(stt("serve", MODEL_NAME="no-such-model"), 2, "environment variable MODEL_NAME: model: expected one of")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"application": {"argz": {}}}, "applications[0].argz: unknown key; did you mean 'args'?"),
+        ({"http_options": {"port": "x"}}, "http_options.port: expected a valid integer"),
+        ({"http_options": {"port": 70_000}}, "http_options.port: expected 1 to 65535, got 70000"),
+        ({"http_options": {"hots": "::"}}, "http_options.hots: unknown key; did you mean 'host'?"),
+        ({"http_options": [1]}, "http_options: expected a group of keys, got [1]"),
+        ({"proxy_lokation": "EveryNode"}, "proxy_lokation: unknown key; did you mean 'proxy_location'?"),
+        (
+            {"proxy_location": "Nowhere"},
+            "proxy_location: expected 'Disabled', 'HeadOnly' or 'EveryNode', got 'Nowhere'",
+        ),
+        (
+            {"application": {"deployments": [{"name": "engine", "num_replikas": 2}]}},
+            "applications[0].deployments[0].num_replikas: unknown key; did you mean 'num_replicas'?",
+        ),
+        (
+            {"application": {"deployments": [{"name": "e", "num_replicas": 2, "autoscaling_config": {}}]}},
+            "applications[0].deployments[0]: Manually setting num_replicas is not allowed",
+        ),
+        ({"applications": [{}, {}]}, "applications: expected a list with one application, got 2"),
+    ],
+)
+def test_serve_names_what_is_wrong_outside_the_settings(tmp_path: Path, changes: dict, expected: str):
+    config = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    config["applications"][0] |= changes.pop("application", {})
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config | changes))
+    assert_fails(stt("serve", "--config", str(file)), 2, f"stt: {file}: {expected}")
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "no such host"])
+def test_serve_refuses_a_host_that_is_none(host: str):
+    assert_fails(stt("serve", "--host", host, "--port", "21999"), 1, f"cannot listen on {host}:21999")
+
+
+def test_a_wrong_checkpoint_is_told_before_anything_starts(tmp_path: Path):
+    folder = Path(shutil.copytree(MODELS_FOLDER / "demo", tmp_path / "mine"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"moshi_name": 5}))
+    expected = f"stt: {folder}/config.json: expected moshi_name to be the name of a file, got 5"
+    assert_fails(stt("serve", "--model", str(folder)), 2, expected)
+    assert_fails(stt("demo", "--model", str(folder)), 2, expected)
+    assert_fails(
+        stt("serve", "--model", str(tmp_path / "none")), 2, f"{tmp_path}/none: expected a folder with a config"
+    )
+
+
+def test_a_model_is_downloaded_before_anything_starts(tmp_path: Path):
+    command = [sys.executable, "-m", "serve_app.cli.main", "serve", "--model", "someone/else"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert_fails(result, 2, "someone/else/config.json: not in the local cache, and the hub cannot be reached")
 
 
 def test_serve_says_when_its_port_is_taken():
@@ -177,15 +278,25 @@ def test_serve_says_when_its_port_is_taken():
 
 def test_overrides_replace_the_config_files_values(tmp_path: Path):
     file = tmp_path / "config.yaml"
-    file.write_text("http_options: {port: 1, x: y}\napplications: [{name: a, args: {model: m, k: 1}}]")
+    file.write_text(
+        "http_options: {port: 1, root_path: /x}\napplications: [{name: a, import_path: a:b, args: {model: m, k: 1}}]"
+    )
     config, address = effective_config(file, Overrides())
     assert (address.host, address.port) == ("127.0.0.1", 1)
     config, address = effective_config(file, Overrides(host="0.0.0.0", port=2, model="n", name="b"))
     assert config == {
-        "http_options": {"host": "0.0.0.0", "port": 2, "x": "y"},
-        "applications": [{"name": "b", "args": {"model": "n", "k": 1}}],
+        "http_options": {"host": "0.0.0.0", "port": 2, "root_path": "/x"},
+        "applications": [{"name": "b", "import_path": "a:b", "args": {"model": "n", "k": 1}}],
     }
     assert address.reachable_host == "127.0.0.1"
+
+
+def test_a_group_with_every_key_commented_out_is_empty(tmp_path: Path):
+    file = tmp_path / "config.yaml"
+    file.write_text("http_options:\napplications: [{name: a, import_path: a:b, args: }]")
+    config, address = effective_config(file, Overrides(model="n"))
+    assert config["applications"] == [{"name": "a", "import_path": "a:b", "args": {"model": "n"}}]
+    assert (address.host, address.port) == ("127.0.0.1", 8000)
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,19 @@ async def test_the_key_is_sent_and_its_refusal_understood(status: HTTPStatus):
         assert len(await events(address, api_key="open sesame")) == 2
 
 
+@pytest.mark.parametrize(("headers", "certain"), [({}, False), ({"WWW-Authenticate": "Bearer"}, True)])
+async def test_a_403_may_mean_a_wrong_path(headers: dict[str, str], certain: bool):
+    def refuse(connection: ServerConnection, request):
+        response = connection.respond(HTTPStatus.FORBIDDEN, "no")
+        response.headers.update(headers)
+        return response
+
+    async with peer(say, process_request=refuse) as address:
+        with pytest.raises(client.KeyRefused) as caught:
+            await events(f"{address}/v1/streams")
+    assert ("the path is wrong" in str(caught.value)) is not certain
+
+
 async def test_another_http_answer_is_no_connection():
     def check(connection: ServerConnection, request):
         return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "loading")
@@ -332,7 +345,13 @@ def test_words_replace_what_the_query_says_about_them():
     assert stream_url("ws://a/b?x=1&words=false", {"words": "true"}) == "ws://a/b?x=1&words=true"
 
 
-@pytest.mark.parametrize("address", ["", "ftp://a", "ws://", "a:port", "ws://[::1", "two words"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "ftp://a", "ws://", "a:port", "ws://[::1", "two words"),
+        *("ws://a..b", "ws://.a", f"ws://{'a' * 70}.com", f"ws://{'ü' * 70}", "ws://a\u2028b", "ws://xn--\ud800"),
+    ],
+)
 def test_what_is_no_address(address: str):
     with pytest.raises(client.InvalidAddress):
         stream_url(address)

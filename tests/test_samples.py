@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.audio.files import read_audio
+from serve_app.audio.files import AudioFileError, read_audio
+from serve_app.samples import SpokenWord, demo_clip, load_clips, word_delays_s
 from serve_app.speech import SAMPLE_RATE_HZ
 
 FOLDER = Path(__file__).parent.parent / "configs" / "samples"
@@ -45,3 +46,32 @@ def test_words_are_where_the_manifest_says(entry: dict):
         spoken[int((word["start"] - 0.02) * SAMPLE_RATE_HZ) : int((word["end"] + 0.07) * SAMPLE_RATE_HZ)] = True
     power = np.square(samples)
     assert power[spoken].mean() > 1_000 * power[~spoken].mean()
+
+
+def test_the_demo_clip_is_the_first():
+    clip = demo_clip()
+    assert clip.file == MANIFEST[0]["file"]
+    assert clip.text.split() == [word["text"] for word in MANIFEST[0]["words"]]
+    assert np.array_equal(clip.samples, read_audio(FOLDER / clip.file))
+
+
+def test_clips_up_to_a_length():
+    short = [entry["file"] for entry in MANIFEST if entry["words"][-1]["end"] < 30]
+    assert [clip.file for clip in load_clips(30)] == short
+    assert len(short) == len(MANIFEST) - 1
+
+
+@pytest.mark.parametrize("text", [None, "[", "1", "[]", "[1]", '[{"file": "a.wav", "words": []}]', '{"a": 1}'])
+def test_a_folder_without_a_list_of_clips(tmp_path: Path, text: str | None):
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text)
+    for function in (lambda: demo_clip(tmp_path), lambda: load_clips(folder=tmp_path)):
+        with pytest.raises(AudioFileError, match=r"manifest\.json: expected a list of clips with their words"):
+            function()
+
+
+def test_a_heard_word_belongs_to_the_spoken_one_it_follows():
+    words = [SpokenWord("one", 1.0, 1.4), SpokenWord("two", 2.0, 2.4), SpokenWord("one", 3.0, 3.4)]
+    heard = [("two", 0.5), ("one", 1.5), ("two", 4.0), ("one", 3.75)]
+    assert word_delays_s(words, heard) == [0.5, 0.75]
+    assert word_delays_s(words, []) == []

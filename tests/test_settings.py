@@ -155,6 +155,14 @@ def test_a_wrong_setting_says_where_and_what(args: dict, expected: str) -> None:
     assert problem.startswith(f"here.yaml: {expected}")
 
 
+def test_a_command_lines_option_wins_and_is_blamed() -> None:
+    environ = {"MODEL_NAME": "no-such-model"}
+    assert from_args({"model": "nor-this-one"}, environ, options={"model": "stt-1b-en_fr"}).model == "stt-1b-en_fr"
+    with pytest.raises(SettingsError) as error:
+        from_args({}, {"MODEL_NAME": "demo"}, options={"model": "demos"})
+    assert str(error.value).startswith("option --model: model: expected one of demo,")
+
+
 def test_all_problems_are_reported_at_once_one_per_line() -> None:
     with pytest.raises(SettingsError) as error:
         from_args({"nonsense": 1, "engine": {"slots": -1}, "link": {"heartbeat_seconds": 0}}, {"KYUTAI_GPU": "a b"})
@@ -197,6 +205,7 @@ def test_gpus(engine: dict, gpu: str | None, reserved: float) -> None:
         ("- 1", "expected a mapping, got [1]"),
         ("{}", "applications: expected a list with one application, got None"),
         ("applications: []", "applications: expected a list with one application, got []"),
+        ("applications: [{}, {}]", "applications: expected a list with one application, got 2"),
         ("applications: [{import_path: 'other:app'}]", "applications[0].import_path: expected 'serve_app.app:build'"),
         ("applications: [{import_path: 'serve_app.app:build', args: 3}]", "applications[0].args: expected a mapping"),
         (

@@ -34,6 +34,9 @@ rm -rf "$venv"
 uv=$(grep '^uv==' requirements.lock)
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$uv"
 # The lock is complete (--no-deps): it overrides what one package says of aiohttp, see pyproject.toml.
-"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --requirement requirements.lock
+# Compiled here once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of the service's dozen Python
+# processes would compile Ray and torch anew, and the start would take twice as long.
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --compile-bytecode \
+    --requirement requirements.lock
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps --no-build-isolation --editable .
 echo "set up $venv"

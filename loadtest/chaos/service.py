@@ -20,8 +20,8 @@ import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.cli.config import DEFAULT_CONFIG
-from serve_app.cli.server import Overrides, running
+from serve_app.cli.config import DEFAULT_CONFIG, Overrides
+from serve_app.cli.server import running
 
 ENGINES = 2
 PORTS = range(20_000, 30_000)

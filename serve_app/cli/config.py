@@ -1,14 +1,14 @@
 """A Serve config file with the changes a command line asks for."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
-from serve_app.settings import PROJECT_ROOT
+from serve_app.cli.serve_schema import problems
+from serve_app.settings import PROJECT_ROOT, Settings, load
 
 DEFAULT_CONFIG = PROJECT_ROOT / "serve_config.yaml"
 DEFAULT_PORT = 8000
@@ -36,6 +36,15 @@ class Overrides:
         """Our own environment, in which the command line's model wins over MODEL_NAME."""
         return {**os.environ, **({"MODEL_NAME": self.model} if self.model else {})}
 
+    @property
+    def private(self) -> bool:
+        """Whether the service gets a Ray of its own on this machine, not the cluster that RAY_ADDRESS names."""
+        return self.environment().get("RAY_ADDRESS", "local") == "local"
+
+    def settings(self, file: Path) -> Settings:
+        """The settings that the service will run with. Raises `SettingsError`, which blames what the user wrote."""
+        return load(file, os.environ, {"model": self.model} if self.model else {})
+
 
 @dataclass(frozen=True)
 class Address:
@@ -56,17 +65,29 @@ def effective_config(file: Path, overrides: Overrides) -> tuple[dict[str, Any], 
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UnusableConfig(f"{file}: {error}") from None
-    if not isinstance(config, dict) or not isinstance(config.get("applications"), list) or not config["applications"]:
+    if not isinstance(config, dict):
         raise UnusableConfig(f"{file}: expected a Serve config with a list of applications")
+    # A group whose every key is commented out reads as None in YAML: that is an empty group, not a mistake.
+    config = _without_empty(config)
+    if isinstance(applications := config.get("applications"), list):
+        config["applications"] = [_without_empty(one) if isinstance(one, dict) else one for one in applications]
+    if wrong := problems(config):
+        raise UnusableConfig("\n".join(f"{file}: {problem}" for problem in wrong))
+    if len(config["applications"]) != 1:
+        raise UnusableConfig(f"{file}: applications: expected one application, got {len(config['applications'])}")
     http, application = config.get("http_options") or {}, config["applications"][0]
-    if not isinstance(http, Mapping) or not isinstance(application, dict):
-        raise UnusableConfig(f"{file}: expected http_options and the application to be mappings")
     # Serve's own default is every interface; ours is this machine only.
     host = overrides.host or http.get("host") or "127.0.0.1"
-    port = overrides.port or http.get("port") or DEFAULT_PORT
+    port = int(overrides.port or http.get("port", DEFAULT_PORT))
+    if not 0 < port < 65_536:
+        raise UnusableConfig(f"{file}: http_options.port: expected 1 to 65535, got {port}")
     config["http_options"] = {**http, "host": host, "port": port}
     if overrides.model:
         application["args"] = {**(application.get("args") or {}), "model": overrides.model}
     if overrides.name:
         application["name"] = overrides.name
-    return config, Address(str(host), int(port))
+    return config, Address(host, port)
+
+
+def _without_empty(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if value is not None}

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import json
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jiwer
 import numpy as np
@@ -17,14 +16,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from serve_app import client
-from serve_app.audio.files import AudioFileError, read_audio
+from serve_app.audio.files import AudioFileError
+from serve_app.checkpoint.files import CheckpointError
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
-from serve_app.cli.server import StartFailed, free_port, running
-from serve_app.settings import PROJECT_ROOT, SettingsError, load
+from serve_app.cli.fetching import fetch_checkpoint
+from serve_app.cli.server import START_TIMEOUT_S, StartFailed, StartTimeout, free_port, running
+from serve_app.samples import demo_clip
+from serve_app.settings import SettingsError
 from serve_app.speech import SAMPLE_RATE_HZ
 
-SAMPLES = PROJECT_ROOT / "configs" / "samples"
 MOST_WORD_ERRORS = 0.1
 """Word error rate up to which the demo counts as passed."""
 
@@ -41,6 +42,7 @@ class Heard:
 def demo(
     config: Annotated[Path, typer.Option(help="Serve's config file.")] = DEFAULT_CONFIG,
     model: Annotated[str | None, typer.Option(help="Instead of the setting model.")] = None,
+    start_timeout: StartTimeout = START_TIMEOUT_S,
 ) -> None:
     """Start the service on a free port, stream a sample clip in real time, and check what comes back."""
     console = Console(highlight=False)
@@ -48,52 +50,44 @@ def demo(
     log = Path(tempfile.mkstemp(prefix="stt-demo-", suffix=".log")[1])
     keep_log = True
     try:
-        load(config, overrides.environment())
-        entry, samples = _first_sample()
-        reference = " ".join(word["text"] for word in entry["words"])
+        fetch_checkpoint(overrides.settings(config), overrides)
+        clip = demo_clip()
         with log.open("wb") as output, running(config, overrides, output) as server:
             with _progress(console, "starting the service"):
-                server.wait_until_ready()
-            console.print(f"streaming {entry['file']} to {server.url}")
-            heard = asyncio.run(_stream(server.url, samples, entry["words"][0]["start"]))
+                server.wait_until_ready(start_timeout)
+            console.print(f"streaming {clip.file} to {server.url}")
+            heard = asyncio.run(_stream(server.url, clip.samples, clip.words[0].start_s))
         keep_log = False
-    except (SettingsError, UnusableConfig, AudioFileError) as error:
+    except (SettingsError, CheckpointError, UnusableConfig, AudioFileError) as error:
         keep_log = False
         fail(error, BAD_INPUT)
     except (StartFailed, client.ClientError) as error:
         fail(f"{error}\n(the service's log is {log})", FAILED)
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         keep_log = False  # interrupted, nothing to look into
         raise
     finally:
         if not keep_log:
             log.unlink(missing_ok=True)
-    errors = float(jiwer.wer(reference, heard.text))
-    console.print(f"reference:  {reference}\nhypothesis: {heard.text}", markup=False)
+    errors = float(jiwer.wer(clip.text, heard.text))
+    console.print(f"reference:  {clip.text}\nhypothesis: {heard.text}", markup=False)
     first_token = "none" if heard.first_token_s is None else f"{heard.first_token_s:.2f}"
-    print(f"demo: wer={errors:.3f} first_token_s={first_token} audio_s={len(samples) / SAMPLE_RATE_HZ:.1f}", flush=True)
+    audio_s = len(clip.samples) / SAMPLE_RATE_HZ
+    print(f"demo: wer={errors:.3f} first_token_s={first_token} audio_s={audio_s:.1f}", flush=True)
     raise typer.Exit(0 if errors <= MOST_WORD_ERRORS else FAILED)
-
-
-def _first_sample() -> tuple[dict[str, Any], NDArray[np.float32]]:
-    manifest = SAMPLES / "manifest.json"
-    try:
-        entry = json.loads(manifest.read_text(encoding="utf-8"))[0]
-    except (OSError, ValueError, LookupError) as error:
-        raise AudioFileError(manifest, f"expected a list of samples ({error})") from None
-    return entry, read_audio(SAMPLES / entry["file"])
 
 
 async def _stream(url: str, samples: NDArray[np.float32], first_word_start_s: float) -> Heard:
     """Stream the samples in real time and print the text as it comes."""
     heard, pace = Heard("", None), client.Pace()
-    async for arrival in client.transcribe(url, samples, pace=pace):
-        if isinstance(arrival.event, client.Token):
-            if heard.first_token_s is None:
-                with contextlib.suppress(IndexError):  # a token before the first word: nothing to measure from
-                    heard.first_token_s = arrival.at_s - pace.when_sent_s(first_word_start_s)
-            heard.text += arrival.event.text
-            print(arrival.event.text, end="", flush=True)
+    async with contextlib.aclosing(client.transcribe(url, samples, pace=pace)) as arrivals:
+        async for arrival in arrivals:
+            if isinstance(arrival.event, client.Token):
+                if heard.first_token_s is None:
+                    with contextlib.suppress(IndexError):  # a token before the first word: nothing to measure from
+                        heard.first_token_s = arrival.at_s - pace.when_sent_s(first_word_start_s)
+                heard.text += arrival.event.text
+                print(arrival.event.text, end="", flush=True)
     print(flush=True)
     heard.text = heard.text.strip()
     return heard

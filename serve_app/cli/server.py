@@ -4,34 +4,46 @@ import contextlib
 import random
 import re
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import httpx
+import typer
 import yaml
 
-from serve_app.cli import processes
-from serve_app.cli.config import DEFAULT_CONFIG, Address, Overrides, UnusableConfig, effective_config
+from serve_app.cli import leftovers, processes
+from serve_app.cli.config import Address, Overrides, effective_config
+from serve_app.cli.serve_status import failure
 from serve_app.settings import PROJECT_ROOT
 
-__all__ = ["DEFAULT_CONFIG", "Overrides", "Server", "StartFailed", "UnusableConfig", "free_port", "running"]
-
 START_TIMEOUT_S = 300.0
-"""How long a start may take: Ray, the application, and loading (not downloading) a model."""
+"""How long a start may take by default: Ray, the application, and loading a model. A download comes before."""
 
 LOG_TAIL_LINES = 20
 
+SERVE_DEFAULT_NAME = "default"
+"""What Serve calls an application without a name."""
+
 _DASHBOARD = re.compile(rb"http://[\w.:\[\]-]+:\d+")
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
+
+
+StartTimeout = Annotated[
+    float,
+    typer.Option(
+        min=1,
+        help="Seconds the start may take. A model is downloaded before that, however long it takes; only on a cluster "
+        "(RAY_ADDRESS), where the engines download it, the download counts.",
+    ),
+]
+"""The option of the commands that start the service."""
 
 
 class StartFailed(Exception):
@@ -53,9 +65,12 @@ def free_port() -> int:
 class Server:
     """A service that is starting or running in processes of its own."""
 
-    def __init__(self, config: Path, address: Address, environment: dict[str, str], output: BinaryIO) -> None:
+    def __init__(
+        self, config: Path, application: str, address: Address, environment: dict[str, str], output: BinaryIO
+    ) -> None:
         serve = str(Path(sys.executable).with_name("serve"))
         command = [serve, "run", "--app-dir", str(PROJECT_ROOT), str(config)]
+        self._application = application
         self._address = address
         self._private = environment["RAY_ADDRESS"] == "local"
         self._token = environment.get("RAY_AUTH_TOKEN", "")
@@ -70,6 +85,11 @@ class Server:
         """Where clients stream to."""
         return f"ws://{self._address.reachable_host}:{self._address.port}/v1/stream"
 
+    @property
+    def session(self) -> int:
+        """The session that holds the service's processes."""
+        return self._session.command.pid
+
     def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until the service takes sessions. Raises `StartFailed` with the reason where that does not happen."""
         ready = f"http://{self._address.reachable_host}:{self._address.port}/readyz"
@@ -83,7 +103,7 @@ class Server:
                     if http.get(ready).status_code == httpx.codes.OK:
                         return
                 if reason := self._deployment_failure(http):
-                    raise StartFailed(f"the application does not start\n{reason}")
+                    raise StartFailed(reason)
                 time.sleep(0.25)
         raise StartFailed(f"not ready after {timeout_s:g} s\n{self._log_tail()}")
 
@@ -119,12 +139,7 @@ class Server:
             answer = http.get(
                 f"{self._dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {self._token}"}
             ).json()
-            for application in answer["applications"].values():
-                if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
-                    # The application's message may only name the deployments; theirs hold the exception.
-                    parts = [application, *application.get("deployments", {}).values()]
-                    text = "\n".join(str(part["message"]).strip() for part in parts if part.get("message"))
-                    return _COLOURS.sub(b"", text.encode()).decode()
+            return failure(answer["applications"], self._application)
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             pass  # the dashboard comes up after Ray does, and has no applications at first
         return None
@@ -141,29 +156,31 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     Raises `UnusableConfig` and `StartFailed`.
     """
     effective, address = effective_config(config, overrides)
+    application = effective["applications"][0].get("name", SERVE_DEFAULT_NAME)
     _check_free(address)
-    # Ray and HAProxy keep Unix sockets (at most 107 bytes of path) here, below a folder with a 56-digit name.
-    folder = Path(tempfile.mkdtemp(prefix="stt-", dir="/tmp" if sys.platform == "linux" else None))
     with processes.signals_as_exits():
-        server = None
+        leftovers.sweep()
+        server, folder = None, leftovers.RunFolder()
         try:
-            file = folder / "serve_config.yaml"
+            file = folder.path / "serve_config.yaml"
             file.write_text(yaml.safe_dump(effective, sort_keys=False), encoding="utf-8")
-            server = Server(file, address, _environment(overrides, folder), output)
+            server = Server(file, application, address, _environment(overrides, folder.path), output)
+            folder.remember(server.session)
             yield server
         finally:
             with processes.signals_ignored():
                 if server is not None:
                     server.stop()
-                shutil.rmtree(folder, ignore_errors=True)
+                folder.remove()
 
 
 def _check_free(address: Address) -> None:
     try:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         socket.create_server((address.host, address.port), family=family).close()
-    except OSError as error:
-        raise StartFailed(f"cannot listen on {address.host}:{address.port} ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:  # the latter for what can be no host's name
+        reason = getattr(error, "strerror", None) or error
+        raise StartFailed(f"cannot listen on {address.host}:{address.port} ({reason})") from None
 
 
 def _environment(overrides: Overrides, folder: Path) -> dict[str, str]:
@@ -173,6 +190,7 @@ def _environment(overrides: Overrides, folder: Path) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",  # Serve's Python proxy is too slow for audio
         "RAY_ADDRESS": "local",  # a Ray of our own, whatever else runs here
         "RAY_USAGE_STATS_ENABLED": "0",
+        "STT_RUN_FOLDER": str(folder),  # tells a later start whose processes these are
     }
     if environment.setdefault("RAY_ADDRESS", "local") == "local":
         defaults |= {

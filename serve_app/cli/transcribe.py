@@ -1,6 +1,8 @@
 """`stt transcribe FILE`: stream a file to a service and print the text as it comes."""
 
 import asyncio
+import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +11,19 @@ import typer
 from numpy.typing import NDArray
 
 from serve_app import client
-from serve_app.audio.files import AudioFileError, read_audio
+from serve_app.audio.files import AudioFileError, read_audio, read_stream
 from serve_app.cli.failure import BAD_INPUT, FAILED, NO_SERVER, fail
+
+STANDARD_INPUT = Path("standard input")
+"""What messages call it."""
 
 DEFAULT_URL = "ws://127.0.0.1:8000/v1/stream"
 
 
 def transcribe(
-    file: Annotated[Path, typer.Argument(help="A WAV, FLAC, MP3 or Ogg (Vorbis or Opus) file.")],
+    file: Annotated[
+        Path, typer.Argument(help="A WAV, FLAC, MP3 or Ogg (Vorbis or Opus) file, or - for standard input.")
+    ],
     *,
     url: Annotated[str, typer.Option(envvar="STT_URL", help="Where the service is.")] = DEFAULT_URL,
     rtf: Annotated[
@@ -28,7 +35,7 @@ def transcribe(
 ) -> None:
     """Stream a file to the service and print its text as it comes."""
     try:
-        samples = read_audio(file)
+        samples = read_stream(sys.stdin.buffer, STANDARD_INPUT) if str(file) == "-" else read_audio(file)
         asyncio.run(_print_events(samples, url, rtf, as_json=json, words=words, api_key=api_key))
     except (AudioFileError, client.InvalidAddress) as error:
         fail(error, BAD_INPUT)
@@ -48,18 +55,21 @@ async def _print_events(
 ) -> None:
     line_open = False
     try:
-        async for arrival in client.transcribe(url, samples, rtf=rtf, words=words, api_key=api_key):
-            match arrival.event:
-                case event if as_json:
-                    print(event.model_dump_json(exclude_none=True), flush=True)
-                case client.Word(text=text, start=start, end=end) if words:
-                    print(f"{start:.2f}-{end:.2f} {text}", flush=True)
-                case client.Token(text=text) if not words:
-                    print(text if line_open else text.lstrip(), end="", flush=True)
-                    line_open = True
-                case client.TurnEnd() if line_open:
-                    print(flush=True)
-                    line_open = False
+        events = client.transcribe(url, samples, rtf=rtf, words=words, api_key=api_key)
+        # Closed before the loop is, whatever ends this: a reader like `head` that has seen enough breaks the pipe.
+        async with contextlib.aclosing(events) as arrivals:
+            async for arrival in arrivals:
+                match arrival.event:
+                    case event if as_json:
+                        print(event.model_dump_json(exclude_none=True), flush=True)
+                    case client.Word(text=text, start=start, end=end) if words:
+                        print(f"{start:.2f}-{end:.2f} {text}", flush=True)
+                    case client.Token(text=text) if not words:
+                        print(text if line_open else text.lstrip(), end="", flush=True)
+                        line_open = True
+                    case client.TurnEnd() if line_open:
+                        print(flush=True)
+                        line_open = False
     finally:
         if line_open:
             print(flush=True)

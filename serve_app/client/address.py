@@ -27,6 +27,10 @@ def stream_url(address: str, wishes: Mapping[str, str] = MappingProxyType({})) -
         raise InvalidAddress(f"{address!r}: expected ws, wss, http or https, got {parts.scheme!r}")
     if not parts.hostname or any(character.isspace() for character in parts.netloc):
         raise InvalidAddress(f"{address!r}: expected a host, as in 127.0.0.1:8000")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError as error:
+        raise InvalidAddress(f"{address!r}: expected the name of a host, got {parts.hostname!r} ({error})") from None
     query = {**dict(parse_qsl(parts.query, keep_blank_values=True)), **wishes}
     path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
     return urlunsplit((scheme, parts.netloc, path, urlencode(query), ""))

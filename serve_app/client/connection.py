@@ -49,8 +49,13 @@ async def open_connection(address: str, api_key: str | None, open_timeout_s: flo
         status = error.response.status_code
         if status in (401, 403):
             asked = "another API key" if api_key else "an API key"
-            raise KeyRefused(f"{address}: the server asks for {asked} (HTTP {status})") from None
+            # Many servers answer 403 for a path they do not know, too; one that asks for a key may say so in a header.
+            certain = status == 401 or "WWW-Authenticate" in error.response.headers
+            otherwise = "" if certain else ", or the path is wrong"
+            raise KeyRefused(f"{address}: the server asks for {asked}{otherwise} (HTTP {status})") from None
         raise ConnectionRefused(f"{address}: the server answered HTTP {status} instead of a WebSocket") from None
+    except UnicodeError as error:
+        raise InvalidAddress(f"{address}: expected the name of a host ({error})") from None
     except (OSError, WebSocketException) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConnectionRefused(f"{address}: no connection ({reason})") from None

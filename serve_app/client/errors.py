@@ -14,7 +14,7 @@ class ConnectionRefused(ClientError):
 
 
 class KeyRefused(ConnectionRefused):
-    """The service wants an API key, or another one."""
+    """The service wants an API key, or another one; or it answered 403 for another reason, such as a wrong path."""
 
 
 class ConnectionLost(ClientError):

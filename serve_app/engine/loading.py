@@ -8,7 +8,7 @@ import torch
 from serve_app.engine.batcher import Model
 from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.model import SpeechModel
-from serve_app.settings import Settings
+from serve_app.settings import Settings, SettingsError
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -19,7 +19,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def load_model(settings: Settings) -> Model:
     """Load the checkpoint the settings name, onto the device they name, and run it warm.
 
-    Raises CheckpointError if the checkpoint is not what it should be, and RuntimeError if the device is not there.
+    Raises CheckpointError if the checkpoint is not what it should be, and SettingsError if the device is not there.
     """
     device = choose_device(settings.engine.device)
     wanted = settings.model_settings
@@ -45,9 +45,9 @@ def load_model(settings: Settings) -> Model:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is the GPU if there is one. Raises RuntimeError if a GPU is wanted and there is none."""
+    """`auto` is the GPU if there is one. Raises SettingsError if a GPU is wanted and there is none."""
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise RuntimeError(f"engine.device: expected a CUDA GPU for {wanted!r}, torch sees none on this node")
+        raise SettingsError([f"engine.device: expected a CUDA GPU for {wanted!r}, torch sees none on this node"])
     return torch.device("cuda")

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import sentencepiece
 import torch
 from moshi.models import loaders
-from torch import Tensor
 
-from serve_app.model.files import CONFIG_NAME, CheckpointError, CheckpointFiles, read_config, weight_names
-from serve_app.model.rules import check_codec, check_language_model, codec_hop
-from serve_app.speech import FRAME_SAMPLES, FRAMES_PER_SECOND, ModelInfo
+from serve_app.checkpoint.files import CheckpointError
+from serve_app.checkpoint.parts import read_parts
+from serve_app.checkpoint.rules import check_codec, codec_hop
+from serve_app.speech import FRAME_SAMPLES, ModelInfo
 
 __all__ = ["Checkpoint", "CheckpointError", "load_checkpoint"]
 
@@ -64,40 +63,32 @@ def load_checkpoint(
     Raises CheckpointError for a missing or unreadable file, for weights that do not fit the configuration, and for a
     model that is no 24 kHz, 12.5 Hz speech-to-text model, before weights are loaded.
     """
-    files = CheckpointFiles(source, cache_dir)
-    config_path = files.find(CONFIG_NAME)
-    config = read_config(config_path)
-    check_language_model(config, config_path)
-    delay, prefix = _delays(config, config_path, audio_delay_frames)
-    lm_name, mimi_name, tokenizer_name, mimi_config_name = weight_names(config)
-    mimi_config_path = files.find(mimi_config_name) if mimi_config_name else None
-    mimi_config = check_codec(
-        read_config(mimi_config_path) if mimi_config_path else None, mimi_config_path or config_path, config
-    )
-    tokenizer_path, mimi_path, lm_path = (files.find(name) for name in (tokenizer_name, mimi_name, lm_name))
-    pieces = _pieces(tokenizer_path, config["text_card"])
-    codec_shapes, lm_shapes = _shapes(mimi_path), _shapes(lm_path)
-    mimi = _build_codec(mimi_config, config["n_q"], mimi_config_path or config_path)
-    _check_weights(mimi, codec_shapes, mimi_path)
+    parts = read_parts(source, cache_dir, audio_delay_frames)
+    config, codec_path = parts.config, parts.codec_config_path or parts.config_path
+    mimi_config = parts.codec_config or check_codec(loaders._mimi_config, codec_path, config)
+    mimi = _build_codec(mimi_config, config["n_q"], codec_path)
+    _check_weights(mimi, parts.codec_shapes, parts.codec_path)
+    lm_path = parts.language_model_path
     lm_config = loaders.CheckpointInfo.from_hf_repo(
         source,
         moshi_weights=lm_path,
-        mimi_weights=mimi_path,
-        tokenizer=tokenizer_path,
-        config_path=config_path,
-        mimi_config_path=mimi_config_path,
+        mimi_weights=parts.codec_path,
+        tokenizer=parts.tokenizer_path,
+        config_path=parts.config_path,
+        mimi_config_path=parts.codec_config_path,
     ).lm_config
-    overrides = _without_heads(lm_shapes, config, lm_path)
-    _check_weights(_build_lm(lm_config, overrides, dtype, config_path), lm_shapes, lm_path)
+    overrides = _without_heads(parts.language_model_shapes, config, lm_path)
+    lm_meta = _build_lm(lm_config, overrides, dtype, parts.config_path)
+    _check_weights(lm_meta, parts.language_model_shapes, lm_path)
 
-    _load_codec(mimi, mimi_path, device)
+    _load_codec(mimi, parts.codec_path, device)
     lm = loaders.get_moshi_lm(lm_path, lm_config, device=device, dtype=dtype, lm_kwargs_overrides=overrides)
     lm.requires_grad_(False)
     info = ModelInfo(
         name=source,
-        pieces=pieces,
-        delay_frames=delay,
-        silence_prefix_frames=prefix,
+        pieces=parts.pieces,
+        delay_frames=parts.delay_frames,
+        silence_prefix_frames=parts.silence_prefix_frames,
         context_frames=config["context"],
         codec_context_frames=math.ceil(mimi_config["transformer"]["context"] * codec_hop(mimi_config) / FRAME_SAMPLES),
         codebooks=config["n_q"],
@@ -106,66 +97,36 @@ def load_checkpoint(
     return Checkpoint(info, lm, mimi, device, config["card"], config["text_card"])
 
 
-def _delays(config: dict[str, Any], path: Path, audio_delay_frames: int | None) -> tuple[int, int]:
-    """Frames of delay and of silence before the first sample, from `stt_config` (both in seconds there)."""
-    stt_config = config.get("stt_config") or {}
-    seconds = {key: stt_config.get(f"audio_{key}_seconds", 0.0) for key in ("delay", "silence_prefix")}
-    for key, value in seconds.items():
-        if not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise CheckpointError(f"{path}: expected stt_config.audio_{key}_seconds to be seconds, got {value!r}")
-    if audio_delay_frames is None:
-        if "audio_delay_seconds" not in stt_config:
-            raise CheckpointError(
-                f"{path}: expected stt_config.audio_delay_seconds, got nothing; give the delay in frames if you know it"
-            )
-        audio_delay_frames = int(seconds["delay"] * FRAMES_PER_SECOND)
-    elif audio_delay_frames < 0:
-        raise CheckpointError(f"expected a delay of 0 frames or more, got {audio_delay_frames}")
-    return audio_delay_frames, math.ceil(seconds["silence_prefix"] * FRAMES_PER_SECOND)
-
-
-def _pieces(path: Path, text_card: int) -> tuple[str, ...]:
-    try:
-        tokenizer = sentencepiece.SentencePieceProcessor(str(path))
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: expected a sentencepiece model, got {error}") from error
-    if tokenizer.vocab_size() < text_card:
-        raise CheckpointError(
-            f"{path}: expected a piece for each of {text_card} tokens (text_card), got {tokenizer.vocab_size()} pieces"
-        )
-    return tuple(tokenizer.id_to_piece(index) for index in range(text_card))
-
-
-def _shapes(path: Path) -> dict[str, Tensor]:
-    """Names and shapes of the weights in a file, as tensors without data; only the header is read."""
-    if path.suffix not in (".safetensors", ".sft", ".sfts"):
-        raise CheckpointError(f"{path}: expected a .safetensors file, got {path.suffix or 'no suffix'}")
-    try:
-        with _open(path) as weights:
-            names = weights.keys()
-            return {name: torch.empty(weights.get_slice(name).get_shape(), device="meta") for name in names}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: expected safetensors, got {error}") from error
-
-
-def _check_weights(module: torch.nn.Module, shapes: dict[str, Tensor], path: Path) -> None:
-    """Fit the shapes into a module on the meta device, through moshi's own rules for old names."""
-    kept = {name: shape for name, shape in shapes.items() if not _of_codec_decoder(module, name)}
+def _check_weights(module: torch.nn.Module, shapes: dict[str, list[int]], path: Path) -> None:
+    """Fit tensors without data into a module on the meta device, through moshi's own rules for old names."""
+    kept = {
+        name: torch.empty(shape, device="meta") for name, shape in shapes.items() if not _of_codec_decoder(module, name)
+    }
     try:
         result = module.load_state_dict(kept, strict=False, assign=True)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected the shapes of the configuration, got: {error}") from error
+        # torch lists every weight; one shows what is wrong.
+        first, *others = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        raise CheckpointError(
+            f"{path}: expected the shapes of the configuration, got: {first}{_more(others)}"
+        ) from error
     for problem, names in (("is missing", result.missing_keys), ("has no place", result.unexpected_keys)):
         if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise CheckpointError(f"{path}: expected the weights of the configuration, but {names[0]} {problem}{more}")
+            first, *others = names
+            raise CheckpointError(
+                f"{path}: expected the weights of the configuration, but {first} {problem}{_more(others)}"
+            )
+
+
+def _more(others: list[str]) -> str:
+    return f" (and {len(others)} more)" if others else ""
 
 
 def _of_codec_decoder(module: torch.nn.Module, name: str) -> bool:
     return hasattr(module, "decoder_transformer") and name.startswith(_CODEC_DECODER)
 
 
-def _without_heads(shapes: dict[str, Tensor], config: dict[str, Any], path: Path) -> dict[str, int]:
+def _without_heads(shapes: dict[str, list[int]], config: dict[str, Any], path: Path) -> dict[str, int]:
     """Published weights may lack the pause heads that their configuration announces: then the model has none."""
     if not config.get("extra_heads_num_heads") or any(name.startswith(_HEADS) for name in shapes):
         return {}

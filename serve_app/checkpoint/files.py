@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
@@ -12,9 +12,15 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from moshi.models.loaders import MIMI_NAME, MOSHI_NAME, TEXT_TOKENIZER_NAME
 
 CONFIG_NAME = "config.json"
+# moshi's own defaults, as in its `loaders`, whose import takes torch and seconds.
+MOSHI_NAME = "model.safetensors"
+MIMI_NAME = "tokenizer-e351c8d8-checkpoint125.safetensors"
+TEXT_TOKENIZER_NAME = "tokenizer_spm_32k_3.model"
+
+_HUB_PREFIX = "hf://"
+_HUB_FILE = re.compile(r"hf://\w[\w.-]*/\w[\w.-]*/.+")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -41,8 +47,8 @@ class CheckpointFiles:
 
     def find(self, name: str) -> Path:
         """Path of a file; raises CheckpointError where it is missing or cannot be downloaded."""
-        if name.startswith("hf://"):
-            owner, repository, inside = name.removeprefix("hf://").split("/", 2)
+        if name.startswith(_HUB_PREFIX):
+            owner, repository, inside = name.removeprefix(_HUB_PREFIX).split("/", 2)
             return self._download(f"{owner}/{repository}", inside)
         if self._folder is None:
             return self._download(self._source, name)
@@ -76,18 +82,33 @@ def read_config(path: Path) -> dict[str, Any]:
     """A JSON object; raises CheckpointError where the file holds anything else."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected JSON, got {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got {type(config).__name__}")
     return config
 
 
-def weight_names(config: dict[str, Any]) -> tuple[str, str, str, str | None]:
-    """Names of language model, Mimi, tokenizer and Mimi configuration, with moshi's own defaults where absent."""
-    return (
-        config.get("moshi_name", MOSHI_NAME),
-        config.get("mimi_name", MIMI_NAME),
-        config.get("tokenizer_name", TEXT_TOKENIZER_NAME),
+class WeightNames(NamedTuple):
+    """Names of a checkpoint's files, as `CheckpointFiles.find` takes them."""
+
+    language_model: str
+    codec: str
+    tokenizer: str
+    codec_config: str | None
+
+
+def weight_names(config: dict[str, Any], path: Path) -> WeightNames:
+    """The names in `config`, moshi's own defaults where they are absent. Raises CheckpointError for no names."""
+    for key in ("moshi_name", "mimi_name", "tokenizer_name", "mimi_config_name"):
+        name = config.get(key)
+        if name is not None and not (isinstance(name, str) and name and "\0" not in name):
+            raise CheckpointError(f"{path}: expected {key} to be the name of a file, got {name!r}")
+        if name is not None and name.startswith(_HUB_PREFIX) and not _HUB_FILE.fullmatch(name):
+            raise CheckpointError(f"{path}: expected {key} to be hf://owner/repository/name, got {name!r}")
+    return WeightNames(
+        config.get("moshi_name") or MOSHI_NAME,
+        config.get("mimi_name") or MIMI_NAME,
+        config.get("tokenizer_name") or TEXT_TOKENIZER_NAME,
         config.get("mimi_config_name"),
     )

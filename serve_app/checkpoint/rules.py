@@ -3,13 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-from moshi.models import loaders
-
-from serve_app.model.files import CheckpointError
+from serve_app.checkpoint.files import CheckpointError
 from serve_app.speech import END_OF_PADDING_TOKEN, FRAME_SAMPLES, FRAMES_PER_SECOND, PADDING_TOKEN, SAMPLE_RATE_HZ
 
 INT16_CARDINALITY = 2**15
 """Audio codes travel as int16."""
+
+MOST = {
+    "card": INT16_CARDINALITY - 1,
+    "n_q": 256,
+    "dim": 2**16,
+    "text_card": 2**20,
+    "num_heads": 1024,
+    "num_layers": 1024,
+    "context": 2**16,
+}
+"""Far beyond any model's; where a configuration says more, it is wrong, and building the model would never end."""
 
 
 def check_language_model(config: dict[str, Any], path: Path) -> None:
@@ -20,10 +29,10 @@ def check_language_model(config: dict[str, Any], path: Path) -> None:
             raise CheckpointError(f"{path}: expected {key} to be {expected}, got {config.get(key, 'nothing')!r}")
 
     require("model_type", config.get("model_type", "stt") == "stt", "'stt'")
-    for key in ("card", "n_q", "dim", "text_card", "num_heads", "num_layers", "context"):
+    for key, most in MOST.items():
         require(key, _positive(config.get(key)), "a positive whole number")
+        require(key, config[key] <= most, f"at most {most}")
     require("dep_q", config.get("dep_q") == 0, "0 (a speech-to-text model generates no audio)")
-    require("card", config["card"] < INT16_CARDINALITY, f"below {INT16_CARDINALITY}")
     require("n_q", config["n_q"] >= 2, "at least 2")
     require("dim", config["dim"] % (2 * config["num_heads"]) == 0, "a multiple of twice num_heads")
     require("delays", config.get("delays") == [0] * (config["n_q"] + 1), f"{config['n_q'] + 1} zeros (n_q + 1)")
@@ -44,12 +53,8 @@ def check_language_model(config: dict[str, Any], path: Path) -> None:
     require("fuser", isinstance(fuser, dict) and not used, "absent, or without conditions")
 
 
-def check_codec(config: dict[str, Any] | None, path: Path, language_model: dict[str, Any]) -> dict[str, Any]:
-    """Raise CheckpointError unless a Mimi configuration fits this service and the language model.
-
-    `config` None stands for moshi's built-in configuration, the full-size Mimi. Returns the configuration.
-    """
-    config = loaders._mimi_config if config is None else config
+def check_codec(config: dict[str, Any], path: Path, language_model: dict[str, Any]) -> dict[str, Any]:
+    """Raise CheckpointError unless a Mimi configuration fits this service and the language model; returns it."""
 
     def require(key: str, good: bool, expected: str, got: object) -> None:
         if not good:
@@ -69,8 +74,12 @@ def check_codec(config: dict[str, Any] | None, path: Path, language_model: dict[
     context, positions = transformer.get("context"), FRAME_SAMPLES // codec_hop(config)
     good = _positive(context) and context >= positions
     require("transformer.context", good, f"at least {positions}, the positions of one frame", context)
+    require("transformer.context", context <= MOST["context"], f"at most {MOST['context']}", context)
+    layers = transformer.get("num_layers")
+    good = _positive(layers) and layers <= MOST["num_layers"]
+    require("transformer.num_layers", good, f"a positive whole number, at most {MOST['num_layers']}", layers)
     width, heads = transformer.get("d_model"), transformer.get("num_heads")
-    good = _positive(width) and _positive(heads) and width % (2 * heads) == 0
+    good = _positive(width) and width <= MOST["dim"] and _positive(heads) and width % (2 * heads) == 0
     require("transformer.d_model", good, "a multiple of twice transformer.num_heads", width)
     embedding = transformer.get("positional_embedding")
     require("transformer.positional_embedding", embedding == "rope", "'rope'", embedding)
@@ -81,7 +90,7 @@ def check_codec(config: dict[str, Any] | None, path: Path, language_model: dict[
     card, bins = language_model["card"], quantizer.get("bins")
     require("quantizer.bins", bins == card, f"the language model's card, {card}", bins)
     wanted, codebooks = language_model["n_q"], quantizer.get("n_q")
-    good = _positive(codebooks) and codebooks >= wanted
+    good = _positive(codebooks) and wanted <= codebooks <= MOST["n_q"]
     require("quantizer.n_q", good, f"at least the language model's n_q, {wanted}", codebooks)
     return config
 

@@ -1,0 +1,1 @@
+"""A checkpoint's files: where they are, and whether this service can use them. Without torch, so quickly checked."""
