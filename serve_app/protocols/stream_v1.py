@@ -1,6 +1,6 @@
-"""`WS /v1/stream`: raw float32 PCM in, JSON text messages out (the seeds' protocol, extended).
+"""`WS /v1/stream`: audio in, JSON text messages out (the seeds' protocol, extended).
 
-in, binary   float32 little-endian PCM, 24 kHz mono, in pieces of any size
+in, binary   PCM as ?format=&sample_rate=&channels= say (float32 little-endian, 24 kHz, mono) or Ogg/Opus, any pieces
 in, text     {"type": "flush"}, {"type": "end"}, EOS (also as bytes)
 out, text    ready, token, word (with ?words=true), vad_end, flushed, done, ping, error
 """
@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from starlette.datastructures import QueryParams
 
-from serve_app.audio.pcm import Float32Decoder
+from serve_app.audio.formats import parse_audio_format
+from serve_app.audio.stream import AudioStream
 from serve_app.errors import InvalidMessage, SpeechError
 from serve_app.protocols.conversation import Message, Resume
 from serve_app.session.session import Done, Event, Flushed, Session, Status
@@ -26,16 +27,16 @@ class StreamV1:
     """The dialect of `WS /v1/stream`, for one connection."""
 
     def __init__(self, query: QueryParams, model: str) -> None:
-        """`query` is the connection's; `words=true` asks for word messages."""
+        """`query` is the connection's; `words=true` asks for word messages, `format` and others declare the audio."""
         self._query = query
         self._words = False
         self._resumes = False
         self._model = model
-        self._decoder = Float32Decoder()
 
     def check_request(self) -> Resume | None:
         """Read the query."""
         self._words = _flag(self._query, "words")
+        self._audio = AudioStream(parse_audio_format(self._query))
         token, last_seq = self._query.get("resume"), self._query.get("last_seq", "0")
         if token is None:
             return None
@@ -79,13 +80,15 @@ class StreamV1:
     async def receive(self, session: Session, message: Message) -> None:
         """Audio, or a control message."""
         if isinstance(message, bytes) and message != END_OF_STREAM.encode():
-            await session.feed(self._decoder.feed(message))
+            for samples in self._audio.feed(message):
+                await session.feed(samples)
             return
         match _control(message):
             case "flush":
                 await session.flush()
             case "end":
-                self._decoder.finish()
+                if len(rest := self._audio.finish()):
+                    await session.feed(rest)
                 await session.end()
 
 
