@@ -1,14 +1,14 @@
-"""Whole audio files, of any format people send, as the samples the service works with."""
+"""Whole audio files on disk as the samples the service works with."""
 
+import math
 import os
 from pathlib import Path
 
 import numpy as np
-import soxr
-import sphn
 from numpy.typing import NDArray
 
-from serve_app.speech import SAMPLE_RATE_HZ
+from serve_app.audio.upload import decode_upload
+from serve_app.errors import InvalidAudio
 
 
 class AudioFileError(Exception):
@@ -21,45 +21,20 @@ class AudioFileError(Exception):
 
 
 def read_audio(path: str | os.PathLike[str]) -> NDArray[np.float32]:
-    """Read a WAV, FLAC, MP3, Ogg/Vorbis or Ogg/Opus file: float32 [n], mono, 24 kHz, nominally within -1 and 1.
+    """Read a WAV, FLAC, MP3, Ogg, WebM or M4A file: float32 [n], mono, 24 kHz, nominally within -1 and 1.
 
     The contents decide about the format, not the name. Channels are averaged. Raises `AudioFileError` where the file is
     missing, is a folder, holds no audio or cannot be decoded.
     """
     file = Path(path)
-    opus = _is_opus(file)
-    try:
-        channels, rate_hz = sphn.read_opus(str(file)) if opus else sphn.read(str(file))
-    except (ValueError, OSError) as error:
-        raise AudioFileError(
-            file, f"expected a WAV, FLAC, MP3 or Ogg file, got one that does not decode ({error})"
-        ) from error
-    except BaseException as error:
-        # A panic in the decoder's Rust code arrives as a BaseException of PyO3's own, which no module exports.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise AudioFileError(file, f"the decoder failed on it ({error})") from error
-    if channels.size == 0:
-        raise AudioFileError(file, "expected audio, got a file without a single sample")
-    samples = channels.mean(axis=0, dtype=np.float32)
-    if rate_hz != SAMPLE_RATE_HZ:
-        samples = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ)
-    if not np.isfinite(samples).all():
-        raise AudioFileError(file, "expected finite samples, got NaN or infinite ones")
-    return np.ascontiguousarray(samples, np.float32)
-
-
-def _is_opus(file: Path) -> bool:
-    """Tell Ogg/Opus, which sphn decodes with a function of its own, from the rest; raises where nothing is there."""
     try:
         with file.open("rb") as stream:
-            head = stream.read(512)
+            return np.concatenate(list(decode_upload(stream, max_seconds=math.inf)))
     except FileNotFoundError:
         raise AudioFileError(file, "no such file") from None
     except IsADirectoryError:
         raise AudioFileError(file, "expected a file, got a folder") from None
     except OSError as error:
         raise AudioFileError(file, f"cannot be read ({error.strerror})") from error
-    if not head:
-        raise AudioFileError(file, "the file is empty")
-    return head.startswith(b"OggS") and b"OpusHead" in head
+    except InvalidAudio as error:
+        raise AudioFileError(file, error.message) from error
