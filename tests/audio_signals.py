@@ -59,7 +59,8 @@ def encoded(
     """A file of the samples, all channels the same, made by FFmpeg."""
     file = io.BytesIO()
     layout = "mono" if channels == 1 else "stereo"
-    with av.open(file, "w", format=container) as output:
+    of_container = {name: options.pop(name) for name in ("page_duration", "movflags") if name in options}
+    with av.open(file, "w", format=container, options=of_container) as output:
         stream = output.add_stream(codec, rate=rate_hz, layout=layout, options=options)
         step = stream.codec_context.frame_size or 4_096
         resampler = av.AudioResampler(stream.codec_context.format or "flt", layout, rate_hz, frame_size=step)
@@ -81,6 +82,14 @@ def ogg_page(packets: list[bytes], *, flags: int = 0, granule: int = 0, serial: 
     lacing = b"".join(b"\xff" * (len(packet) // 255) + bytes([len(packet) % 255]) for packet in packets)
     head = b"OggS\x00" + bytes([flags]) + granule.to_bytes(8, "little", signed=True) + serial.to_bytes(4, "little")
     page = head + number.to_bytes(4, "little") + bytes(4) + bytes([len(lacing)]) + lacing + b"".join(packets)
+    return page[:22] + checksum(page).to_bytes(4, "little") + page[26:]
+
+
+def open_page(packet_part: bytes, number: int) -> bytes:
+    """A page from the middle of a packet that goes on; the part must be a multiple of 255 bytes."""
+    lacing = b"\xff" * (len(packet_part) // 255)
+    page = ogg_page([], flags=number > 1, number=number)[:26] + bytes([len(lacing)]) + lacing + packet_part
+    page = page[:22] + bytes(4) + page[26:]
     return page[:22] + checksum(page).to_bytes(4, "little") + page[26:]
 
 

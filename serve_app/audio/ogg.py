@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from serve_app.errors import InvalidAudio
 
 CAPTURE_PATTERN = b"OggS"
-STREAM_START = CAPTURE_PATTERN + b"\x00\x02"
-"""How every Ogg stream begins: capture pattern, version 0, the flag of a first page."""
+PAGE_START = CAPTURE_PATTERN + b"\x00"
+"""How every Ogg page begins: capture pattern, version 0."""
 
 _HEADER_BYTES = 27
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
@@ -67,7 +67,7 @@ class PageReader:
     def _size(self, start: int) -> int:
         """Size of the page that begins here, 0 where that is not known yet."""
         head = self._rest[start : start + _HEADER_BYTES]
-        if head[:5] != (CAPTURE_PATTERN + b"\x00")[: len(head)]:
+        if head[:5] != PAGE_START[: len(head)]:
             raise InvalidAudio(
                 f'expected an Ogg page ("OggS", version 0) at byte {self._taken + start}, got {head[:5].hex(" ")}'
             )

@@ -12,6 +12,9 @@ from serve_app.audio.wav_header import declared_by_wav
 from serve_app.errors import InvalidAudio
 from serve_app.speech import FRAME_SAMPLES
 
+_WAV_HEADER_BYTES = 64
+"""So much of a WAV file holds its format, in nearly all of them."""
+
 
 class PcmDecoder:
     """Raw samples of any format, rate and number of channels as 24 kHz mono.
@@ -25,7 +28,7 @@ class PcmDecoder:
         self._resampler = Resampler(audio_format.sample_rate_hz)
         self._plausibility = PlausibilityCheck(audio_format)
         self._head: bytes | None = b""  # the stream's first bytes, while they may be a file's header
-        self._rest = b""  # less than one sample of every channel
+        self._rest = b""  # less than one sample of every channel, or what may become a WAV header
         self._samples = 0
 
     is_raw = True
@@ -37,6 +40,9 @@ class PcmDecoder:
         and for what looks like a file or another format.
         """
         data = b"".join((self._rest, data))
+        if self._head == b"" and len(data) < _WAV_HEADER_BYTES and b"RIFF".startswith(data[:4]):
+            self._rest = data  # more of it says what kind of samples follow
+            return np.zeros(0, dtype=np.float32)
         whole = len(data) - len(data) % self._format.frame_bytes
         self._rest = data[whole:]
         self._look_for_a_file(data[:whole])
@@ -48,11 +54,11 @@ class PcmDecoder:
 
         Raises InvalidAudio if the last sample is incomplete.
         """
-        if self._rest:
-            raise InvalidAudio(
-                f"expected a multiple of {self._format.frame_bytes} bytes, got {len(self._rest)} trailing"
-            )
-        return self._resampler.finish()
+        if trailing := len(self._rest) % self._format.frame_bytes:
+            raise InvalidAudio(f"expected a multiple of {self._format.frame_bytes} bytes, got {trailing} trailing")
+        last = self._resampler.push(self._decode(self._rest))
+        self._rest = b""
+        return np.concatenate((last, self._resampler.finish()))
 
     def _decode(self, data: bytes) -> NDArray[np.float32]:
         """Whole samples as float32 [n], mono, at the stream's own rate."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.audio.formats import OPUS, AudioFormat
-from serve_app.audio.ogg import STREAM_START
+from serve_app.audio.ogg import PAGE_START
 from serve_app.audio.opus import OpusDecoder
 from serve_app.audio.pace import PaceCheck
 from serve_app.audio.pcm import PcmDecoder
@@ -86,10 +86,10 @@ class _RecognisingDecoder:
     def feed(self, data: bytes | bytearray | memoryview) -> NDArray[np.float32]:
         if self._decoder is None:
             self._head += data
-            if STREAM_START.startswith(self._head):
+            if PAGE_START.startswith(self._head):
                 return np.zeros(0, dtype=np.float32)  # could still be both
             data, self._head = self._head, b""
-            self._decoder = OpusDecoder() if data.startswith(STREAM_START) else PcmDecoder(self._format)
+            self._decoder = OpusDecoder() if data.startswith(PAGE_START) else PcmDecoder(self._format)
         return self._decoder.feed(data)
 
     def finish(self) -> NDArray[np.float32]:
