@@ -91,38 +91,36 @@ def check_samples(samples: NDArray[np.float32], data: bytes, first: int) -> None
 def other_format(window: bytes, declared: AudioFormat) -> str | None:
     """What a window of raw bytes looks like, if that is not what was declared."""
     samples = to_float32(declared.encoding, window)
+    if (samples[declared.channels :] == samples[: -declared.channels]).all():
+        return None  # a constant, whose bytes are as regular in any other format
     if declared.encoding == "f32" and np.abs(samples).max() < _TINY:
         return _other_view(window, "f32", declared.channels, declared_roughness=1.0)
     roughness = _roughness(samples, {declared.channels})
-    return (
-        _other_view(window, declared.encoding, declared.channels, roughness)
-        if _NOISY[0] < roughness < _NOISY[1]
-        else None
-    )
+    likely_noise = _NOISY[0] < roughness < _NOISY[1]
+    return _other_view(window, declared.encoding, declared.channels, roughness) if likely_noise else None
 
 
 def _other_view(window: bytes, declared: str, channels: int, declared_roughness: float) -> str | None:
     """The way to read the bytes in which they are sound, if there is one far smoother than the declared one."""
-    limit = min(_SMOOTH, declared_roughness / 3)
-    for views in (_LINEAR, _LOGARITHMIC):  # quiet 16-bit samples can look like the latter as well
-        roughness = {
-            name: _roughness(samples, {1, 2, channels})
-            for encoding, name in views.items()
-            if encoding != declared and (samples := _view(encoding, window)) is not None
-        }
-        best = min(roughness, key=lambda name: roughness[name], default="")
-        if best and roughness[best] < limit:
-            return best
-    return None
+    best, least = None, min(_SMOOTH, declared_roughness / 3)
+    for encoding, (name, handicap) in _VIEWS.items():
+        if encoding != declared and (samples := _view(encoding, window)) is not None:
+            roughness = _roughness(samples, {1, channels}) * handicap
+            if roughness < least:
+                best, least = name, roughness
+    return best
 
 
-_LINEAR = {
-    "s16": "16-bit PCM (?format=s16)",
-    "f32": "float32 samples (?format=f32)",
-    "s16-big": "big-endian 16-bit PCM (send little-endian, ?format=s16)",
-    "f32-big": "big-endian float32 samples (send little-endian, ?format=f32)",
+_VIEWS = {
+    "s16": ("16-bit PCM (?format=s16)", 1.0),
+    "f32": ("float32 samples (?format=f32)", 1.0),
+    "s16-big": ("big-endian 16-bit PCM (send little-endian, ?format=s16)", 1.0),
+    "f32-big": ("big-endian float32 samples (send little-endian, ?format=f32)", 1.0),
+    # Quiet 16-bit samples look a little like these, too.
+    "mulaw": ("mu-law (?format=mulaw)", 2.0),
+    "alaw": ("A-law (?format=alaw)", 2.0),
 }
-_LOGARITHMIC = {"mulaw": "mu-law (?format=mulaw)", "alaw": "A-law (?format=alaw)"}
+"""Ways to read bytes: what to call each, and how much smoother than the others it must be."""
 
 
 def _view(encoding: str, window: bytes) -> NDArray[np.float32] | None:

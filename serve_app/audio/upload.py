@@ -94,6 +94,8 @@ def _decoded(source: BinaryIO, container: Container) -> Iterator[tuple[NDArray[n
                 raise InvalidAudio(f"expected audio, got {container.name} without a track of it")
             if not isinstance(track, av.AudioStream):
                 raise TypeError(f"expected an audio track, got {type(track)}")
+            if track.codec_context is None:
+                raise InvalidAudio(f"expected samples of a usual kind, got {container.name} with something else in it")
             track.codec_context.thread_count = 1
             to_float = av.AudioResampler(format="flt")
             for frame in _frames(file, track):
