@@ -140,5 +140,6 @@ class OpusDecoder:
             frames = self._codec.decode(av.Packet(packet))
         except (av.FFmpegError, ValueError) as error:
             raise InvalidAudio(f"expected an Opus packet, got {len(packet)} bytes that do not decode") from error
-        parts = [np.asarray(frame.to_ndarray(), dtype=np.float32).mean(axis=0) for frame in frames]
+        planes = [np.asarray(frame.to_ndarray(), dtype=np.float32) for frame in frames]
+        parts = [plane[0] if self._channels == 1 else plane.mean(axis=0) for plane in planes]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.audio.containers import HEAD_BYTES, WAV, recognise
+from serve_app.audio.downmix import downmix
 from serve_app.audio.encodings import to_float32
 from serve_app.audio.formats import AudioFormat
 from serve_app.audio.plausibility import PlausibilityCheck, check_samples
@@ -67,9 +68,7 @@ class PcmDecoder:
             check_samples(samples, data, self._samples)
         self._plausibility.check(data)
         self._samples += len(samples)
-        if self._format.channels > 1:
-            samples = samples.reshape(-1, self._format.channels).mean(axis=1, dtype=np.float32)
-        return samples
+        return downmix(samples, self._format.channels)
 
     def _look_for_a_file(self, data: bytes) -> None:
         if self._head is None:

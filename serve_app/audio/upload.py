@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.audio.containers import HEAD_BYTES, SUPPORTED, WAV, Container, recognise
+from serve_app.audio.downmix import downmix
 from serve_app.audio.plausibility import MAX_AMPLITUDE
 from serve_app.audio.resampler import Resampler
 from serve_app.audio.wav_header import is_length_wrong
@@ -138,8 +139,8 @@ def _mono(frame: av.AudioFrame, to_float: av.AudioResampler) -> NDArray[np.float
             f"expected a sample rate of {SAMPLE_RATES_HZ[0]} to {SAMPLE_RATES_HZ[1]} Hz, got {frame.sample_rate} Hz"
         )
     frame.pts = None
-    pieces = [piece.to_ndarray().reshape(-1, channels) for piece in to_float.resample(frame)]
-    return np.concatenate(pieces).mean(axis=1, dtype=np.float32) if pieces else np.zeros(0, dtype=np.float32)
+    pieces = [piece.to_ndarray().reshape(-1) for piece in to_float.resample(frame)]
+    return downmix(np.concatenate(pieces), channels) if pieces else np.zeros(0, dtype=np.float32)
 
 
 def _resampled(pieces: Iterator[tuple[NDArray[np.float32], int]]) -> Iterator[NDArray[np.float32]]:
