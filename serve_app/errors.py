@@ -33,6 +33,14 @@ class InvalidAudio(SpeechError):
     http_status = 400
 
 
+class AudioTooLong(SpeechError):
+    """An upload of more audio than the limit, however small the file is."""
+
+    code = "audio_too_long"
+    close_code = 1009
+    http_status = 413
+
+
 class MessageTooLarge(SpeechError):
     """One message over the size limit."""
 

@@ -87,7 +87,7 @@ def test_a_path_through_a_file(tmp_path: Path):
 
 def test_an_empty_file(tmp_path: Path):
     (tmp_path / "empty.wav").touch()
-    with pytest.raises(AudioFileError, match=r"empty\.wav: the file is empty"):
+    with pytest.raises(AudioFileError, match=r"empty\.wav: expected an audio file, got an empty one"):
         read_audio(tmp_path / "empty.wav")
 
 

@@ -139,7 +139,7 @@ def test_a_missing_file():
 
 
 def test_a_file_that_is_no_audio():
-    assert_fails(stt("transcribe", __file__), 2, "test_cli.py", "does not decode")
+    assert_fails(stt("transcribe", __file__), 2, "test_cli.py", "got one that begins with")
 
 
 def test_an_address_that_is_none(clip: str):

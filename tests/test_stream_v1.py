@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator
 import httpx
 import numpy as np
 import pytest
+import soxr
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from serve_app.audio.formats import AudioFormat
+from tests.audio_signals import cut, encoded, raw
 from tests.support import LocalVault, Service, serving
 
 FLUSH, END = '{"type": "flush"}', '{"type": "end"}'
@@ -185,6 +188,77 @@ async def test_a_wrong_query_is_refused_before_a_slot_is_taken(service):
     assert [event["code"] for event in events] == ["invalid_message"]
     assert "?words=: expected true or false, got 'perhaps'" in events[0]["message"]
     assert service.engines.link.load["frames_total"] == service.engines.service.load()["frames_total"]
+
+
+@pytest.mark.parametrize("query", ["?format=mp3", "?sample_rate=11025", "?channels=0", "?format=s16&sample_rate=x"])
+async def test_audio_declared_wrongly_is_refused_before_a_slot_is_taken(service, query):
+    frames = service.engines.service.load()["frames_total"]
+    async with websockets.connect(service.url + query) as connection:
+        events = await events_until_close(connection)
+    assert [event["code"] for event in events] == ["invalid_message"]
+    assert "=: expected one of" in events[0]["message"]
+    assert service.engines.service.load()["frames_total"] == frames
+
+
+@pytest.mark.parametrize(
+    "audio_format",
+    [
+        AudioFormat("s16", 16_000),
+        AudioFormat("f32", 44_100),
+        AudioFormat("s16", 48_000, 2),
+        AudioFormat("s16", 22_050),
+        AudioFormat("mulaw", 24_000),
+        AudioFormat("alaw", 16_000),
+    ],
+    ids=lambda audio_format: audio_format.query,
+)
+async def test_a_clip_in_any_format_has_the_same_words(service, clip, audio_format):
+    rate_hz = audio_format.sample_rate_hz
+    samples = clip.samples if rate_hz == 24_000 else soxr.resample(clip.samples, 24_000, rate_hz)
+    async with websockets.connect(service.url + audio_format.query) as connection:
+        for piece in cut(raw(samples, audio_format), 1_999):
+            await connection.send(piece)
+        await connection.send(END)
+        events = await events_until_close(connection)
+    assert text(events) == clip.words
+    assert events[-1]["audio_seconds"] == pytest.approx(len(clip.samples) / 24_000, abs=0.001)
+
+
+@pytest.mark.parametrize("query", ["", "?format=opus", "?format=s16&sample_rate=16000"])
+async def test_ogg_opus_needs_no_declaration(service, clip, query):
+    file = encoded(soxr.resample(clip.samples, 24_000, 48_000), 48_000, "ogg", "libopus", page_duration="80000")
+    async with websockets.connect(service.url + query) as connection:
+        for piece in cut(file, 777):
+            await connection.send(piece)
+        await connection.send(END)
+        assert text(await events_until_close(connection)) == clip.words
+
+
+@pytest.mark.parametrize(
+    ("query", "sent", "complaint"),
+    [
+        ("", AudioFormat("s16"), "?format=s16"),
+        ("?format=s16", AudioFormat("f32"), "looks like float32 samples (?format=f32)"),
+    ],
+)
+async def test_audio_that_is_not_what_it_is_said_to_be_gets_an_error_instead_of_silence(
+    service, clip, query, sent, complaint
+):
+    async with websockets.connect(service.url + query) as connection:
+        with contextlib.suppress(websockets.ConnectionClosed):
+            for piece in cut(raw(clip.samples, sent), 7_680):
+                await connection.send(piece)
+        events = await events_until_close(connection)
+    assert events[-1]["code"] == "invalid_audio"
+    assert complaint in events[-1]["message"]
+    assert connection.close_code == 1007
+
+
+async def test_a_file_sent_as_samples_is_called_by_its_name(service, clip):
+    async with websockets.connect(service.url + "?format=s16&sample_rate=16000") as connection:
+        await connection.send(encoded(clip.samples, 24_000, "wav", "pcm_s16le")[:50_000])
+        events = await events_until_close(connection)
+    assert "got a WAV file: stream what follows its header (?format=s16&sample_rate=24000)" in events[-1]["message"]
 
 
 async def test_empty_messages_are_nothing(service, clip):

@@ -1,43 +1,86 @@
-"""Raw audio: bytes of little-endian float32 samples, and frames cut from samples. Vectorised and bounded."""
+"""Raw audio: bytes of samples in, samples at 24 kHz and frames of them out. Vectorised and bounded."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.audio.containers import HEAD_BYTES, WAV, recognise
+from serve_app.audio.downmix import downmix
+from serve_app.audio.encodings import to_float32
+from serve_app.audio.formats import AudioFormat
+from serve_app.audio.plausibility import PlausibilityCheck, check_samples
+from serve_app.audio.resampler import Resampler
+from serve_app.audio.wav_header import declared_by_wav
 from serve_app.errors import InvalidAudio
 from serve_app.speech import FRAME_SAMPLES
 
-SAMPLE_BYTES = 4
-"""Bytes of one float32 sample."""
-
-MAX_AMPLITUDE = 1_000.0
-"""Largest sample that can be audio. Full scale is 1; louder mixes happen, and Mimi takes them, so nothing is clipped.
-Beyond 1,000 (+60 dB) it is another format: integers sent as they are, or 16-bit samples read as floats."""
+_WAV_HEADER_BYTES = 64
+"""So much of a WAV file holds its format, in nearly all of them."""
 
 
-class Float32Decoder:
-    """Little-endian float32 samples from chunks of any size; a sample may be split over chunks."""
+class PcmDecoder:
+    """Raw samples of any format, rate and number of channels as 24 kHz mono.
 
-    def __init__(self) -> None:
-        self._rest = b""  # 0 to 3 bytes of a sample that is not complete.
+    Its state is a part of a sample and what waits in the resampler, so a new one may go on anywhere in a stream where a
+    sample begins: the first few milliseconds then lack what came before them.
+    """
+
+    def __init__(self, audio_format: AudioFormat) -> None:
+        self._format = audio_format
+        self._resampler = Resampler(audio_format.sample_rate_hz)
+        self._plausibility = PlausibilityCheck(audio_format)
+        self._head: bytes | None = b""  # the stream's first bytes, while they may be a file's header
+        self._rest = b""  # less than one sample of every channel, or what may become a WAV header
         self._samples = 0
 
-    def feed(self, data: bytes | bytearray | memoryview) -> NDArray[np.float32]:
-        """Return the samples that are complete now, float32 [n].
+    is_raw = True
 
-        Raises InvalidAudio for NaN, infinite or absurdly large samples, naming the first by its index in the stream.
+    def feed(self, data: bytes | bytearray | memoryview) -> NDArray[np.float32]:
+        """Take bytes, a sample may be split over two calls; return what is ready, float32 [n] at 24 kHz.
+
+        Raises InvalidAudio for NaN, infinite or absurdly large samples, naming the first by its index in the stream,
+        and for what looks like a file or another format.
         """
         data = b"".join((self._rest, data))
-        whole = len(data) - len(data) % SAMPLE_BYTES
+        if self._head == b"" and len(data) < _WAV_HEADER_BYTES and b"RIFF".startswith(data[:4]):
+            self._rest = data  # more of it says what kind of samples follow
+            return np.zeros(0, dtype=np.float32)
+        whole = len(data) - len(data) % self._format.frame_bytes
         self._rest = data[whole:]
-        samples = np.frombuffer(data, dtype="<f4", count=whole // SAMPLE_BYTES).astype(np.float32)
-        _check(samples, self._samples)
-        self._samples += len(samples)
-        return samples
+        self._look_for_a_file(data[:whole])
+        samples = self._decode(data[:whole])
+        return self._resampler.push(samples)
 
-    def finish(self) -> None:
-        """Say that no more bytes come. Raises InvalidAudio if the last sample is incomplete."""
-        if self._rest:
-            raise InvalidAudio(f"expected a multiple of {SAMPLE_BYTES} bytes, got {len(self._rest)} trailing")
+    def finish(self) -> NDArray[np.float32]:
+        """Say that no more bytes come; the rest, float32 [n] at 24 kHz.
+
+        Raises InvalidAudio if the last sample is incomplete.
+        """
+        if trailing := len(self._rest) % self._format.frame_bytes:
+            raise InvalidAudio(f"expected a multiple of {self._format.frame_bytes} bytes, got {trailing} trailing")
+        last = self._resampler.push(self._decode(self._rest))
+        self._rest = b""
+        return np.concatenate((last, self._resampler.finish()))
+
+    def _decode(self, data: bytes) -> NDArray[np.float32]:
+        """Whole samples as float32 [n], mono, at the stream's own rate."""
+        samples = to_float32(self._format.encoding, data)
+        if self._format.encoding == "f32":
+            check_samples(samples, data, self._samples)
+        self._plausibility.check(data)
+        self._samples += len(samples)
+        return downmix(samples, self._format.channels)
+
+    def _look_for_a_file(self, data: bytes) -> None:
+        if self._head is None:
+            return
+        self._head += data[: HEAD_BYTES - len(self._head)]
+        if file := recognise(self._head):
+            how = f"what follows its header{declared_by_wav(self._head)}" if file is WAV else "decoded samples"
+            raise InvalidAudio(
+                f"expected raw {self._format.encoding} samples, got {file.name}: stream {how} or Ogg/Opus"
+            )
+        if len(self._head) == HEAD_BYTES:
+            self._head = None
 
 
 class Framer:
@@ -65,21 +108,3 @@ class Framer:
         frame[:waiting] = self._rest
         self._rest = self._rest[:0]
         return frame, FRAME_SAMPLES - waiting
-
-
-def _check(samples: NDArray[np.float32], first: int) -> None:
-    """Raise InvalidAudio if these samples, of which the first has the index `first`, are no audio."""
-    valid = np.abs(samples) <= MAX_AMPLITUDE  # False for NaN as well.
-    if valid.all():
-        return
-    bad = int(np.argmin(valid))
-    value = float(samples[bad])
-    looks_like = (
-        "integers that were not scaled to -1 ... 1"
-        if np.isfinite(value) and abs(value) <= 2**31
-        else "another format sent as float32, such as 16-bit PCM"
-    )
-    raise InvalidAudio(
-        f"expected finite float32 samples between -1 and 1, got {value:g} at sample {first + bad}: "
-        f"this looks like {looks_like}"
-    )

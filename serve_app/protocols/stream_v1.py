@@ -1,6 +1,6 @@
-"""`WS /v1/stream`: raw float32 PCM in, JSON text messages out (the seeds' protocol, extended).
+"""`WS /v1/stream`: audio in, JSON text messages out (the seeds' protocol, extended).
 
-in, binary   float32 little-endian PCM, 24 kHz mono, in pieces of any size
+in, binary   PCM as ?format=&sample_rate=&channels= say (float32 little-endian, 24 kHz, mono) or Ogg/Opus, any pieces
 in, text     {"type": "flush"}, {"type": "end"}, EOS (also as bytes)
 out, text    ready, token, word (with ?words=true), vad_end, status, flushed, done, ping, error
 
@@ -16,7 +16,8 @@ from collections.abc import Iterable
 
 from starlette.datastructures import QueryParams
 
-from serve_app.audio.pcm import Float32Decoder
+from serve_app.audio.formats import parse_audio_format
+from serve_app.audio.stream import AudioStream
 from serve_app.errors import InvalidMessage, SpeechError
 from serve_app.protocols.conversation import Message, Resume, Wishes
 from serve_app.session.core import Done, Event, Flushed, Status
@@ -43,11 +44,11 @@ class StreamV1:
         self._resumes = False
         self._model = model
         self._longest_wait_s = longest_wait_s
-        self._decoder = Float32Decoder()
 
     def check_request(self) -> Wishes:
         """Read the query."""
         self._words = _flag(self._query, "words")
+        self._audio = AudioStream(parse_audio_format(self._query))
         token = self._query.get("resume")
         self._resumes = token is not None
         resume = Resume(token, int(_number(self._query, "last_seq", MOST_EVENTS))) if token is not None else None
@@ -92,13 +93,15 @@ class StreamV1:
     async def receive(self, session: Session, message: Message) -> None:
         """Audio, or a control message."""
         if isinstance(message, bytes) and message != END_OF_STREAM.encode():
-            await session.feed(self._decoder.feed(message))
+            for samples in self._audio.feed(message):
+                await session.feed(samples)
             return
         match _control(message):
             case "flush":
                 await session.flush()
             case "end":
-                self._decoder.finish()
+                if len(rest := self._audio.finish()):
+                    await session.feed(rest)
                 await session.end()
 
 

@@ -1,0 +1,161 @@
+"""Whole audio files of the formats people have, decoded piece by piece."""
+
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.audio.containers import HEAD_BYTES, SUPPORTED, WAV, Container, recognise
+from serve_app.audio.downmix import downmix
+from serve_app.audio.plausibility import MAX_AMPLITUDE
+from serve_app.audio.resampler import Resampler
+from serve_app.audio.wav_header import is_length_wrong
+from serve_app.errors import AudioTooLong, InvalidAudio
+from serve_app.speech import SAMPLE_RATE_HZ
+
+BLOCK_SAMPLES = SAMPLE_RATE_HZ
+"""Samples of one block that `decode_upload` yields; the last one is shorter."""
+
+SAMPLE_RATES_HZ = (1_000, 768_000)
+"""Rates that files may have. What is beyond is a header that lies."""
+
+MAX_CHANNELS = 32
+MAX_BAD_PACKETS = 1_000
+"""So many packets in a row that do not decode are not looked through for one that does."""
+
+
+def decode_upload(file: bytes | BinaryIO, max_seconds: float) -> Iterator[NDArray[np.float32]]:
+    """Decode a WAV, FLAC, MP3, Ogg, WebM or M4A file; yield blocks of float32 [n], mono, 24 kHz, a second each.
+
+    The contents decide about the format. Channels are averaged; of several tracks the best one counts. Of a damaged
+    file comes what decodes, and a WAV file's samples count, whatever its header says of their number. Memory is bounded
+    whatever comes: a file object (which must be able to seek) is read piece by piece. It is blocking work: run it in a
+    thread.
+
+    Raises InvalidAudio for what is no audio file, does not decode at all or holds NaN, infinite or absurd samples, and
+    AudioTooLong as soon as `max_seconds` are passed.
+    """
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
+    head = source.read(HEAD_BYTES)
+    source.seek(0)
+    if not head:
+        raise InvalidAudio("expected an audio file, got an empty one")
+    container = recognise(head)
+    if container is None:
+        raise InvalidAudio(f"expected a {SUPPORTED} file, got one that begins with {head[:16]!r}")
+    left = max_seconds * SAMPLE_RATE_HZ  # may be infinite
+    block = _Block()
+    for samples in _checked(_resampled(_decoded(source, container))):
+        left -= len(samples)
+        if left < 0:
+            raise AudioTooLong(f"expected at most {max_seconds:g} s of audio, got more")
+        yield from block.push(samples)
+    if not block.total:
+        raise InvalidAudio(f"expected audio, got {container.name} without a single sample that decodes")
+    yield from block.rest()
+
+
+class _Block:
+    """Collects samples into blocks."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[np.float32]] = []
+        self._waiting = 0
+        self.total = 0
+
+    def push(self, samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        self.total += len(samples)
+        while self._waiting + len(samples) >= BLOCK_SAMPLES:
+            room = BLOCK_SAMPLES - self._waiting
+            self._parts.append(samples[:room])
+            samples = samples[room:]
+            yield from self.rest()
+        self._parts.append(samples)
+        self._waiting += len(samples)
+
+    def rest(self) -> Iterator[NDArray[np.float32]]:
+        parts, self._parts, self._waiting = self._parts, [], 0
+        if any(len(part) for part in parts):
+            yield np.concatenate(parts)
+
+
+def _decoded(source: BinaryIO, container: Container) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Pieces of mono, float32 [n], each with its sample rate."""
+    try:
+        # The demuxer is named: left to guess, FFmpeg also reads playlists, which make it open files and addresses.
+        options = {"protocol_whitelist": ""}
+        if container is WAV and is_length_wrong(source):
+            options["ignore_length"] = "1"
+        with av.open(source, "r", format=container.demuxer, options=options) as file:
+            track = file.streams.best("audio")
+            if track is None:
+                raise InvalidAudio(f"expected audio, got {container.name} without a track of it")
+            if not isinstance(track, av.AudioStream):
+                raise TypeError(f"expected an audio track, got {type(track)}")
+            if track.codec_context is None:
+                raise InvalidAudio(f"expected samples of a usual kind, got {container.name} with something else in it")
+            track.codec_context.thread_count = 1
+            to_float = av.AudioResampler(format="flt")
+            for frame in _frames(file, track):
+                yield _mono(frame, to_float), frame.sample_rate
+    except InvalidAudio:
+        raise
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        raise InvalidAudio(f"expected a {SUPPORTED} file, got {container.name} that does not decode") from error
+
+
+def _frames(file: av.container.InputContainer, track: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """What decodes of a track; damage is passed over, and where the file breaks off is its end."""
+    packets = file.demux(track)
+    bad = 0
+    while bad < MAX_BAD_PACKETS:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.FFmpegError:
+            packet = None  # nothing more to read; what the codec still holds comes out
+        try:
+            for frame in track.codec_context.decode(packet):
+                bad = 0
+                yield frame
+        except av.EOFError:
+            return
+        except av.FFmpegError:
+            bad += 1
+        if packet is None:
+            return
+
+
+def _mono(frame: av.AudioFrame, to_float: av.AudioResampler) -> NDArray[np.float32]:
+    channels = frame.layout.nb_channels
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise InvalidAudio(f"expected 1 to {MAX_CHANNELS} channels, got {channels}")
+    if not SAMPLE_RATES_HZ[0] <= frame.sample_rate <= SAMPLE_RATES_HZ[1]:
+        raise InvalidAudio(
+            f"expected a sample rate of {SAMPLE_RATES_HZ[0]} to {SAMPLE_RATES_HZ[1]} Hz, got {frame.sample_rate} Hz"
+        )
+    frame.pts = None
+    pieces = [piece.to_ndarray().reshape(-1) for piece in to_float.resample(frame)]
+    return downmix(np.concatenate(pieces), channels) if pieces else np.zeros(0, dtype=np.float32)
+
+
+def _resampled(pieces: Iterator[tuple[NDArray[np.float32], int]]) -> Iterator[NDArray[np.float32]]:
+    """The pieces at 24 kHz; a file's rate may change on its way."""
+    rate_hz, resampler = 0, Resampler(SAMPLE_RATE_HZ)
+    for samples, piece_rate_hz in pieces:
+        if piece_rate_hz != rate_hz:
+            yield resampler.finish()
+            rate_hz, resampler = piece_rate_hz, Resampler(piece_rate_hz)
+        yield resampler.push(samples)
+    yield resampler.finish()
+
+
+def _checked(pieces: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    for samples in pieces:
+        if not (np.abs(samples) <= MAX_AMPLITUDE).all():  # also NaN
+            raise InvalidAudio("expected finite samples between -1 and 1, got NaN, infinite or absurdly large ones")
+        yield samples
