@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from serve_app.audio.pcm import MAX_AMPLITUDE, Float32Decoder, Framer
+from serve_app.audio.pcm import Float32Decoder, Framer
 from serve_app.errors import InvalidAudio
-from serve_app.speech import FRAME_SAMPLES
+from serve_app.speech import FRAME_SAMPLES, MAX_AMPLITUDE
 
 AUDIO = hnp.arrays(np.float32, st.integers(0, 64), elements=st.floats(-1000, 1000, width=32))
 

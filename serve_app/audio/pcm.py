@@ -4,14 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import InvalidAudio
-from serve_app.speech import FRAME_SAMPLES
+from serve_app.speech import FRAME_SAMPLES, MAX_AMPLITUDE
 
 SAMPLE_BYTES = 4
 """Bytes of one float32 sample."""
-
-MAX_AMPLITUDE = 1_000.0
-"""Largest sample that can be audio. Full scale is 1; louder mixes happen, and Mimi takes them, so nothing is clipped.
-Beyond 1,000 (+60 dB) it is another format: integers sent as they are, or 16-bit samples read as floats."""
 
 
 class Float32Decoder:
