@@ -17,6 +17,7 @@ from serve_app.audio.files import read_audio
 from serve_app.engine.batcher import Model
 from serve_app.engine.service import EngineService, Lease
 from serve_app.errors import AtCapacity, EngineLost, SpeechError
+from serve_app.ingress.http_server import BoundedConfig
 from serve_app.ingress.routes import Ingress
 from serve_app.link.client import LinkClient, StreamListener
 from serve_app.settings import EngineSettings, LinkSettings
@@ -184,7 +185,7 @@ async def serving(engines: DirectEngines, **args) -> AsyncIterator[Service]:
     metrics = IngressMetrics(CollectorRegistry(), engines.loads)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
-        uvicorn.Config(Ingress(settings, engines, metrics).application(), log_level="warning", lifespan="on")
+        BoundedConfig(Ingress(settings, engines, metrics).application(), log_level="warning", lifespan="on")
     )
     running = asyncio.create_task(server.serve([listener]))
     async with asyncio.timeout(10):

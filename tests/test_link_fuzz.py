@@ -53,12 +53,14 @@ def frame_messages(draw: st.DrawFn) -> dict:
 def result_messages(draw: st.DrawFn) -> dict:
     """Columns of results that agree in length, or not."""
     rows = draw(st.integers(0, 5))
+    frames = draw(st.lists(st.integers(-5, 5), min_size=rows, max_size=rows))
+    tokens = draw(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=rows, max_size=rows))
     column = st.binary(max_size=64) | st.just(None)
     return {
         "type": "results",
         "streams": [draw(STREAMS.filter(lambda s: isinstance(s, str) or abs(s) < 2**63)) for _ in range(rows)],
-        "frames": draw(column) or np.array(draw(st.lists(st.integers(-5, 5), min_size=rows, max_size=rows)), "<i4").tobytes(),
-        "tokens": draw(column) or np.array([draw(st.integers(-(2**31), 2**31 - 1)) for _ in range(rows)], "<i4").tobytes(),
+        "frames": draw(column) or np.array(frames, "<i4").tobytes(),
+        "tokens": draw(column) or np.array(tokens, "<i4").tobytes(),
         "codes": draw(column) or bytes(2 * draw(st.integers(0, 9)) * rows),
         "pauses": draw(column) or np.full((rows, draw(st.integers(0, 5))), draw(SAMPLES), "<f4").tobytes(),
     }  # fmt: skip
@@ -73,7 +75,7 @@ MESSAGES = st.one_of(
                            "code": st.text(max_size=9), "message": st.text(max_size=9)}),
     st.fixed_dictionaries({"type": st.sampled_from(["attached", "refused"]), "stream": STREAMS}),
     st.just({"type": "ping"}),
-    st.dictionaries(NAMES, ANYTHING, max_size=6).flatmap(lambda fields: TYPES.map(lambda kind: fields | {"type": kind})),
+    st.builds(lambda fields, kind: fields | {"type": kind}, st.dictionaries(NAMES, ANYTHING, max_size=6), TYPES),
     ANYTHING,
 )  # fmt: skip
 LENGTHS = st.one_of(

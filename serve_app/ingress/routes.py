@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from serve_app.ingress.connections import ConnectionLimit
 from serve_app.protocols.conversation import converse
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.session.engines import EnginePool
@@ -28,6 +29,7 @@ class Ingress:
         self._engines = engines
         self._metrics = metrics
         self._sessions = SessionRegistry(self._new_session, settings.session, metrics)
+        self._connections = ConnectionLimit(settings.ingress)
         self._started_at = time.time()
 
     def application(self) -> Starlette:
@@ -102,4 +104,6 @@ class Ingress:
     async def stream_v1(self, websocket: WebSocket) -> None:
         """`WS /v1/stream`."""
         dialect = StreamV1(websocket.query_params, self._settings.model)
-        await converse(websocket, dialect, self._sessions, self._settings.ingress)
+        async with self._connections.admit(websocket, dialect) as admitted:
+            if admitted:
+                await converse(websocket, dialect, self._sessions, self._settings.ingress)
