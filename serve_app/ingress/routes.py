@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
 from serve_app.protocols.conversation import converse
 from serve_app.protocols.stream_v1 import StreamV1
@@ -44,6 +46,7 @@ class Ingress:
                 Route("/metrics", self.metrics),
                 WebSocketRoute("/v1/stream", self.stream_v1),
             ],
+            middleware=[Middleware(BrokenConnections)],
             lifespan=self._lifespan,
         )
 
