@@ -153,6 +153,29 @@ def test_a_wrong_method_is_405(runner, beside, method, path):
     assert statuses(runner.run(exchange(beside.service.port, wire))) == [405]
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /v1/stream?x=" + b"x" * 9_000 + b" HTTP/1.1\r\n",
+        b"GET /v1/stream HTTP/1.1\r\nCookie: " + b"x" * 9_000 + b"\r\n",
+        b"GET /v1/stream HTTP/1.1\r\n" + b"X-Again: x\r\n" * 200,
+        b"GET /v1/stream HTTP/1.1\r\nContent-Length: 5\r\n",
+        b"GET /v1/str\xc3\xa9am HTTP/1.1\r\n",
+        b"GET /v1/stream HTTP/1.1\r\nSec-WebSocket-Version: 99\r\n",
+    ],
+    ids=["long query", "long header", "many headers", "body", "no ascii", "two versions"],
+)
+def test_a_handshake_that_cannot_be_read_is_answered(runner, beside, start):
+    async def example() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", beside.service.port)
+        writer.write(start + UPGRADE)
+        async with asyncio.timeout(10):
+            assert (await reader.read()).startswith(b"HTTP/1.1 4")
+        writer.close()
+
+    runner.run(example())
+
+
 KNOWN_PAYLOADS = [b"", b"EOS", b'{"type": "flush"}', b'{"type": "end"}', b"\xff\xfe", b"\xc3", CHUNK, bytes(70_000)]
 CLOSE_CODES = st.integers(0, 65_535).map(lambda code: struct.pack("!H", code))
 PAYLOADS = st.one_of(
