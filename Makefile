@@ -8,7 +8,7 @@ PORT ?= 8000
 MODEL ?= demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint types unit format lock samples clean
+.PHONY: help setup demo serve test lint types unit format lock audit samples clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: setup ## let ruff put the code in order
 lock: setup ## resolve requirements.lock again
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --no-header --no-annotate \
 		--no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+
+audit: setup ## look for known vulnerabilities in requirements.lock (status 2: its database is out of reach)
+	@$(BIN)/python tools/audit.py
 
 samples: setup ## make the clips in configs/samples again (needs espeak-ng and ffmpeg)
 	@$(BIN)/python tools/make_samples.py

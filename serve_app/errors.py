@@ -90,6 +90,15 @@ class AtCapacity(SpeechError):
     retry_after_s = 5.0
 
 
+class TooManyConnections(SpeechError):
+    """The client's address holds as many connections as one may. Like a full service it passes: try again later."""
+
+    code = "too_many_connections"
+    close_code = 1013
+    http_status = 429
+    retry_after_s = 5.0
+
+
 class ModelNotReady(SpeechError):
     """No engine has loaded its model yet."""
 

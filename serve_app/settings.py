@@ -247,6 +247,13 @@ class IngressSettings(_Group):
     slow_client_seconds: float = Field(default=10.0, gt=0)
     """How long a client may leave its events unread before the session ends."""
 
+    max_connections_per_address: int | None = Field(default=256, ge=1)
+    """WebSockets that one address (IPv6: one /64 network) may hold open at an ingress replica; null for no limit."""
+
+    trusted_proxies: int = Field(default=0, ge=0, le=16)
+    """Proxies in front that add their peer's address to X-Forwarded-For. Serve's own HAProxy adds none: without
+    another one it hides the addresses, and `max_connections_per_address` has no effect behind it."""
+
 
 class SessionSettings(_Group):
     """The life of one session."""

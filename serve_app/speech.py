@@ -21,6 +21,10 @@ FRAME_SECONDS = FRAME_SAMPLES / SAMPLE_RATE_HZ
 FRAMES_PER_SECOND = SAMPLE_RATE_HZ / FRAME_SAMPLES
 """12.5 frames per second."""
 
+MAX_AMPLITUDE = 1_000.0
+"""Largest sample that can be audio. Full scale is 1; louder mixes happen, and Mimi takes them, so nothing is clipped.
+Beyond 1,000 (+60 dB) it is another format: integers sent as they are, or 16-bit samples read as floats."""
+
 END_OF_PADDING_TOKEN = 0
 """Text token that marks a word boundary."""
 

@@ -17,11 +17,12 @@ from serve_app.audio.files import read_audio
 from serve_app.engine.batcher import Model
 from serve_app.engine.service import EngineService, Lease
 from serve_app.errors import AtCapacity, EngineLost, SpeechError
+from serve_app.ingress.http_server import BoundedConfig
 from serve_app.ingress.routes import Ingress
 from serve_app.link.client import LinkClient, StreamListener
 from serve_app.session.vault import Answer, Checkpoint, Saved, Vault, VaultUnavailable
 from serve_app.settings import EngineSettings, LinkSettings
-from serve_app.speech import FRAME_SAMPLES, History, ModelInfo
+from serve_app.speech import FRAME_SAMPLES, FrameResult, History, ModelInfo
 from serve_app.telemetry import IngressMetrics
 
 PROJECT = Path(__file__).parent.parent
@@ -66,6 +67,19 @@ class _LeasedStream:
     async def close(self) -> None:
         self._link.detach(self._stream)
         next(self._closing, None)
+
+
+class _Nobody:
+    """Listens to a stream only to open a link."""
+
+    def on_result(self, result: FrameResult) -> None:
+        pass
+
+    def on_draining(self) -> None:
+        pass
+
+    def on_lost(self, error: SpeechError) -> None:
+        pass
 
 
 class DirectEngines:
@@ -131,9 +145,11 @@ async def running_engines(
             name = f"engine-{number}"
             service = EngineService(model, name=name, engine=engine or EngineSettings(), link=link)
             await service.start("127.0.0.1")
-            with service.lease() as lease:
-                host, port = lease.grant.host, lease.grant.port
-            engines.append((service, await LinkClient.connect(host, port, link, name=name)))
+            with service.lease() as lease:  # an engine drops a link over which nothing is attached soon
+                client = await LinkClient.connect(lease.grant.host, lease.grant.port, link, name=name)
+                await client.attach(lease.grant, _Nobody())
+                client.detach(lease.grant.stream)
+            engines.append((service, client))
         started = list(engines)
         yield DirectEngines(engines)
     finally:
@@ -191,7 +207,7 @@ async def serving(engines: DirectEngines, vault: LocalVault | None = None, **arg
     metrics = IngressMetrics(CollectorRegistry(), engines.loads)
     ingress = Ingress(settings, engines, vault or LocalVault(settings.session.resume_window_seconds), metrics)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(ingress.application(), log_level="warning", lifespan="on"))
+    server = uvicorn.Server(BoundedConfig(ingress.application(), log_level="warning", lifespan="on"))
     running = asyncio.create_task(server.serve([listener]))
     async with asyncio.timeout(10):
         while not server.started:

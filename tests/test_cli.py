@@ -183,7 +183,10 @@ def test_audio_through_a_pipe(clip: str, argument: str):
     assert (result.stdout, result.stderr) == (b"one deux\ntwo\n", b"")
     result = subprocess.run([*command, "--url", address], input=b"", capture_output=True, check=False)
     name = "standard input" if argument == "-" else argument
-    assert (result.returncode, result.stderr) == (2, f"stt: {name}: the file is empty\n".encode())
+    assert (result.returncode, result.stderr) == (
+        2,
+        f"stt: {name}: expected an audio file, got an empty one\n".encode(),
+    )
 
 
 def test_no_server(clip: str, unused_tcp_port: int):

@@ -9,8 +9,8 @@ import pytest
 
 from serve_app.errors import EngineLost, SpeechError, StepFailed
 from serve_app.link.client import LinkClient
-from serve_app.link.messages import LENGTH_BYTES, Attach, Frames, Grant, LinkError, Ping, decode, encode
-from serve_app.link.server import LinkServer
+from serve_app.link.messages import Attach, Grant, Refused, encode
+from serve_app.link.server import MAX_STRANGER_GUESSES, MAX_STRANGERS, LinkServer
 from serve_app.settings import LinkSettings
 from serve_app.speech import FRAME_SAMPLES, FrameResult, FrameResults
 
@@ -69,6 +69,16 @@ async def until(condition) -> None:
             await asyncio.sleep(0.005)
 
 
+async def read_until_closed(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the peer has closed, or reset, the connection."""
+    data = b""
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionError):
+            while more := await reader.read(65_536):
+                data += more
+    return data
+
+
 def frames(*values: float) -> np.ndarray:
     return np.repeat(np.array(values, np.float32)[:, None], FRAME_SAMPLES, axis=1)
 
@@ -104,14 +114,17 @@ async def test_frames_arrive_in_order_and_results_reach_their_stream(engine, cli
     assert listeners[1].results[0].pauses == (0.5,) * 4
 
 
-async def test_the_load_report_comes_with_the_heartbeat(client):
+async def test_the_load_report_comes_with_the_heartbeat_to_those_who_have_attached(engine, client):
+    await asyncio.sleep(3 * SETTINGS.heartbeat_seconds)
+    assert not client.load
+    await client.attach(engine.grant(1), Listener())
     await until(lambda: client.load == {"slots": 3.0})
 
 
 async def test_a_stream_needs_its_secret_which_works_once(engine, client):
-    with pytest.raises(EngineLost, match="did not hand over"):
-        await client.attach(engine.grant(1)._replace(secret=b"x" * 16), Listener())
     grant = engine.grant(2)
+    with pytest.raises(EngineLost, match="did not hand over"):
+        await client.attach(grant._replace(secret=b"x" * 16), Listener())
     await client.attach(grant, Listener())
     thief = await LinkClient.connect("127.0.0.1", engine.port, SETTINGS, name="thief")
     with pytest.raises(EngineLost):
@@ -120,6 +133,52 @@ async def test_a_stream_needs_its_secret_which_works_once(engine, client):
     await asyncio.sleep(0.1)
     assert not engine.frames[2]
     await thief.close()
+    assert client.is_open
+
+
+async def test_a_stranger_has_a_deadline_and_pings_do_not_move_it(engine):
+    stranger = await LinkClient.connect("127.0.0.1", engine.port, SETTINGS, name="stranger")
+    await until(lambda: not stranger.is_open)  # it pings all the while
+
+
+async def test_a_stranger_may_guess_only_a_few_times(engine, client):
+    grant = engine.grant(1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", engine.port)
+    writer.write(encode(Attach(1, b"x" * 16)) * 1_000)
+    answers = len(await read_until_closed(reader)) // len(encode(Refused(1)))
+    writer.close()
+    assert answers == MAX_STRANGER_GUESSES
+    await client.attach(grant, Listener())
+
+
+async def test_many_strangers_push_each_other_out_but_no_ingress(engine, client):
+    await client.attach(engine.grant(1), Listener())
+    strangers = [await asyncio.open_connection("127.0.0.1", engine.port) for _ in range(MAX_STRANGERS + 3)]
+    for reader, _ in strangers[:3]:
+        async with asyncio.timeout(SETTINGS.timeout_seconds):
+            await read_until_closed(reader)
+    late = await LinkClient.connect("127.0.0.1", engine.port, SETTINGS, name="late")
+    await late.attach(engine.grant(2), Listener())
+    await asyncio.sleep(2 * SETTINGS.timeout_seconds)
+    assert not engine.link._strangers
+    assert client.is_open
+    assert late.is_open
+    await late.close()
+    for _, writer in strangers:
+        writer.close()
+
+
+async def test_a_listener_that_fails_ends_its_own_stream_only(engine, client):
+    class Broken(Listener):
+        def on_result(self, result: FrameResult) -> None:
+            raise IndexError("no such token")
+
+    broken, bystander = Broken(), Listener()
+    await client.attach(engine.grant(1), broken)
+    await client.attach(engine.grant(2), bystander)
+    engine.link.send_results(results((1, 0, 30), (2, 0, 40), (1, 1, 31), (2, 1, 41)))
+    await until(lambda: len(bystander.results) == 2)
+    assert [type(error) for error in broken.errors] == [EngineLost]
     assert client.is_open
 
 
@@ -164,9 +223,7 @@ async def test_an_engine_that_is_not_there_is_lost():
 
 async def test_a_silent_peer_is_dropped(engine):
     reader, writer = await asyncio.open_connection("127.0.0.1", engine.port)
-    async with asyncio.timeout(5):
-        while await reader.read(1024):
-            pass
+    await read_until_closed(reader)
     writer.close()
 
 
@@ -198,10 +255,7 @@ async def test_a_peer_that_breaks_a_rule_is_dropped_and_nobody_else(engine, clie
     await client.attach(engine.grant(1), listener)
     reader, writer = await asyncio.open_connection("127.0.0.1", engine.port)
     writer.write(wire)
-    async with asyncio.timeout(5):
-        with contextlib.suppress(ConnectionError):
-            while await reader.read(1024):
-                pass
+    await read_until_closed(reader)
     writer.close()
     client.send(1, frames(1.0))
     await until(lambda: engine.frames[1] == [1.0])
@@ -209,16 +263,28 @@ async def test_a_peer_that_breaks_a_rule_is_dropped_and_nobody_else(engine, clie
 
 
 async def test_a_peer_that_lies_about_streams_moves_nothing(engine, client):
-    await client.attach(engine.grant(1), Listener())
-    reader, writer = await asyncio.open_connection("127.0.0.1", engine.port)
-    writer.write(encode(Frames(np.array([1, 99, 1 << 62]), frames(6.0, 6.0, 6.0))))
-    writer.write(encode(Attach(1, b"guess" + bytes(11))) + encode(Ping()))
-    answers = []
-    async with asyncio.timeout(5):
-        while len(answers) < 2:
-            length = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
-            with contextlib.suppress(LinkError):
-                answers.append(type(decode(await reader.readexactly(length))).__name__)
-    assert "Refused" in answers
-    writer.close()
+    listener = Listener()
+    await client.attach(engine.grant(1), listener)
+    liar = await LinkClient.connect("127.0.0.1", engine.port, SETTINGS, name="liar")
+    await liar.attach(engine.grant(2), Listener())
+    for stream in (1, 99, 1 << 62, -1):
+        liar.send(stream, frames(6.0))
+    with pytest.raises(EngineLost):
+        await liar.attach(engine.grant(3)._replace(stream=1), Listener())
+    liar.send(2, frames(7.0))
+    await until(lambda: engine.frames[2] == [7.0])
     assert not engine.frames[1]
+    assert liar.is_open
+    await liar.close()
+    assert not listener.errors
+
+
+@pytest.mark.parametrize("sample", [np.nan, np.inf, -1e9], ids=["nan", "infinite", "loud"])
+async def test_audio_that_cannot_be_any_ends_that_ingress_only(engine, client, sample):
+    liar = await LinkClient.connect("127.0.0.1", engine.port, SETTINGS, name="liar")
+    await client.attach(engine.grant(1), Listener())
+    await liar.attach(engine.grant(2), Listener())
+    liar.send(2, frames(sample))
+    await until(lambda: not liar.is_open)
+    assert not engine.frames[2]
+    assert client.is_open

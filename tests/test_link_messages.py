@@ -24,7 +24,7 @@ STREAMS = np.array([7, 1 << 40], dtype=np.int64)
 
 MESSAGES = [
     Attach(5, b"s" * SECRET_BYTES),
-    Frames(STREAMS, np.arange(2 * FRAME_SAMPLES, dtype=np.float32).reshape(2, FRAME_SAMPLES)),
+    Frames(STREAMS, np.linspace(-1, 1, 2 * FRAME_SAMPLES, dtype=np.float32).reshape(2, FRAME_SAMPLES)),
     Ping(),
     Attached(5),
     Refused(5),
@@ -76,7 +76,13 @@ def test_a_message_survives_the_wire(message):
             "results.codes: expected 2 rows of 1, got 3",
         ),
         ({"type": "failed", "streams": ["a"], "code": "", "message": ""}, "failed.streams: expected integers"),
-        ({"type": "load", "values": {"slots": "many"}}, "load.values: expected numbers"),
+        ({"type": "load", "values": {"slots": "many"}}, "load.values: expected finite numbers"),
+        ({"type": "load", "values": {"slots": float("nan")}}, "load.values: expected finite numbers"),
+        ({"type": "attached", "stream": True}, "attached.stream: expected int, got bool"),
+        (
+            {"type": "frames", "streams": bytes(8), "audio": np.full(FRAME_SAMPLES, np.nan, "<f4").tobytes()},
+            "frames.audio: expected samples of at most 1000, got louder ones or NaN",
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_message_is_refused_with_what_was_expected(fields, complaint):

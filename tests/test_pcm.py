@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from serve_app.audio.encodings import to_float32
 from serve_app.audio.formats import SAMPLE_BYTES, SAMPLE_RATES_HZ, AudioFormat
 from serve_app.audio.pcm import Framer, PcmDecoder
-from serve_app.audio.plausibility import MAX_AMPLITUDE
 from serve_app.errors import InvalidAudio
-from serve_app.speech import FRAME_SAMPLES
+from serve_app.speech import FRAME_SAMPLES, MAX_AMPLITUDE
 from tests.audio_signals import chord, cut, encoded, raw, snr_db
 
 AUDIO = hnp.arrays(np.float32, st.integers(0, 64), elements=st.floats(-1000, 1000, width=32))

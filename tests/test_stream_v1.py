@@ -467,6 +467,7 @@ async def test_without_a_vault_sessions_go_on_but_cannot_be_resumed_for_now(engi
     async with serving(engines, vault) as service:
         speaker = Speaker(service.url, clip.samples)
         await speaker.talk(1.0)
+        await service.wait_until_empty()
         vault.available = False
         async with websockets.connect(service.url) as connection:
             await send_clip(connection, clip.samples)
@@ -477,6 +478,17 @@ async def test_without_a_vault_sessions_go_on_but_cannot_be_resumed_for_now(engi
         assert speaker.events.pop()["code"] == "restarting"
         vault.available = True
         speaker.ready = kept
+        await speaker.talk()
+        assert text([event for event in speaker.events if "seq" in event]) == clip.words
+
+
+async def test_a_session_that_is_cut_off_while_the_vault_is_away_is_saved_when_it_is_back(engines, clip):
+    vault = LocalVault(60)
+    async with serving(engines, vault) as service:
+        vault.available = False
+        asyncio.get_running_loop().call_later(2.0, setattr, vault, "available", True)
+        speaker = Speaker(service.url, clip.samples)
+        await speaker.talk(1.0)
         await speaker.talk()
         assert text([event for event in speaker.events if "seq" in event]) == clip.words
 
@@ -599,7 +611,7 @@ async def test_one_that_never_reads_is_dropped_and_its_slot_freed(engines, clip)
 
 async def test_100_times_real_time_is_slowed_down_not_buffered(service, clip):
     """Three minutes as fast as the socket takes them: the words are right, and little of it is ever in memory."""
-    samples = np.tile(clip.samples, 12)
+    samples = np.tile(clip.samples, 24)
     async with websockets.connect(service.url, max_queue=None) as connection:
         sending = asyncio.create_task(send_clip(connection, samples, 96_000))
         await asyncio.sleep(0.5)

@@ -58,6 +58,19 @@ def test_a_console_line(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in text
 
 
+@pytest.mark.parametrize("format", ["console", "json"])
+def test_a_traceback_does_not_show_what_was_said(capsys: pytest.CaptureFixture[str], format: str) -> None:
+    configure_logging("info", format)
+    spoken = "".join(["some", "thing ", "private"])
+    try:
+        raise ValueError(len(spoken))
+    except ValueError as error:
+        get_logger("serve_app.somewhere").error("failed", exc_info=error)
+    text = capsys.readouterr().err
+    assert "Traceback" in text
+    assert "something private" not in text
+
+
 def test_levels(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("warning")
     log = get_logger("serve_app.somewhere")

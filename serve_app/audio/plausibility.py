@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from serve_app.audio.encodings import to_float32
 from serve_app.audio.formats import SAMPLE_BYTES, AudioFormat
 from serve_app.errors import InvalidAudio
-
-MAX_AMPLITUDE = 1_000.0
-"""Largest sample that can be audio. Full scale is 1; louder mixes happen, and Mimi takes them, so nothing is clipped.
-Beyond 1,000 (+60 dB) it is another format: integers sent as they are, or 16-bit samples read as floats."""
+from serve_app.speech import MAX_AMPLITUDE
 
 WINDOW_BYTES = 16_384
 """How much is looked at in one go; a multiple of every format's frame."""

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from serve_app.audio.containers import HEAD_BYTES, SUPPORTED, WAV, Container, recognise
 from serve_app.audio.downmix import downmix
-from serve_app.audio.plausibility import MAX_AMPLITUDE
 from serve_app.audio.resampler import Resampler
 from serve_app.audio.wav_header import is_length_wrong
 from serve_app.errors import AudioTooLong, InvalidAudio
-from serve_app.speech import SAMPLE_RATE_HZ
+from serve_app.speech import MAX_AMPLITUDE, SAMPLE_RATE_HZ
 
 BLOCK_SAMPLES = SAMPLE_RATE_HZ
 """Samples of one block that `decode_upload` yields; the last one is shorter."""

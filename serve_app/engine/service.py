@@ -94,6 +94,7 @@ class EngineService:
     def _end_unattached(self, stream: int) -> None:
         if not self._link.is_attached(stream):
             _log.warning("lease never attached", engine=self.name, stream=stream)
+            self._link.forget(stream)  # its secret is good for nothing from now on
             self._end_lease(stream)
 
     def _end_lease(self, stream: int) -> None:

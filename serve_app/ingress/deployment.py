@@ -8,6 +8,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from serve_app.ingress.backpressure import bound_receive_queues
+from serve_app.ingress.http_server import bound_http_server
 from serve_app.ingress.ray_vault import RayVault
 from serve_app.ingress.routes import Ingress
 from serve_app.ingress.serve_engines import ServeEngines
@@ -27,6 +28,7 @@ class IngressReplica:
         configure_logging(settings.log_level, settings.log_format)
         warn_of_python_proxy()
         bound_receive_queues()
+        bound_http_server()
         engines = ServeEngines(engine.options(stream=True), settings.link, settings.ingress.admission_timeout_seconds)
         vault = RayVault(
             settings.app_name, settings.session.resume_window_seconds, settings.session.vault_megabytes * MEBIBYTE

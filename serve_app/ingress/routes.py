@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from serve_app.ingress.broken_connections import BrokenConnections
+from serve_app.ingress.connections import ConnectionLimit
 from serve_app.protocols.conversation import Host, converse
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.session.admission import Admission
@@ -35,6 +38,7 @@ class Ingress:
         )
         """The sessions of this replica."""
         self._admission = Admission(settings.ingress.max_waiting)
+        self._connections = ConnectionLimit(settings.ingress)
         self._started_at = time.time()
 
     def application(self) -> Starlette:
@@ -49,6 +53,7 @@ class Ingress:
                 Route("/metrics", self.metrics),
                 WebSocketRoute("/v1/stream", self.stream_v1),
             ],
+            middleware=[Middleware(BrokenConnections)],
             lifespan=self._lifespan,
         )
 
@@ -111,4 +116,6 @@ class Ingress:
         """`WS /v1/stream`."""
         settings = self._settings
         dialect = StreamV1(websocket.query_params, settings.model, settings.ingress.max_wait_seconds)
-        await converse(websocket, dialect, Host(self.sessions, self._admission, settings.ingress))
+        async with self._connections.admit(websocket, dialect) as admitted:
+            if admitted:
+                await converse(websocket, dialect, Host(self.sessions, self._admission, settings.ingress))

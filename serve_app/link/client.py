@@ -23,6 +23,9 @@ from serve_app.link.messages import (
 )
 from serve_app.settings import LinkSettings
 from serve_app.speech import FrameResult, FrameResults
+from serve_app.telemetry import get_logger
+
+_log = get_logger(__name__)
 
 MAX_ROWS = 512
 """Frames per message (4 MB), well under the peer's limit."""
@@ -109,8 +112,11 @@ class LinkClient:
 
     def announce_draining(self) -> None:
         """Tell every stream here that the engine is being stopped."""
-        for listener in list(self._listeners.values()):
-            listener.on_draining()
+        for stream, listener in list(self._listeners.items()):
+            try:
+                listener.on_draining()
+            except Exception as error:
+                self._drop(stream, listener, error)
 
     def detach(self, stream: int) -> None:
         """Hear no more of this stream. The slot comes free when its lease is closed."""
@@ -130,7 +136,7 @@ class LinkClient:
                     answer.set_result(False)
             listeners, self._listeners = self._listeners, {}
             for listener in listeners.values():
-                listener.on_lost(EngineLost(f"the connection to engine {self.name} ended"))
+                _tell_lost(listener, EngineLost(f"the connection to engine {self.name} ended"))
 
     def _take_frames(self) -> list[Message]:
         collected, self._frames = self._frames, []
@@ -156,7 +162,7 @@ class LinkClient:
             case Failed(streams, _, text):
                 for stream in streams:
                     if listener := self._listeners.pop(stream, None):
-                        listener.on_lost(StepFailed(text))
+                        _tell_lost(listener, StepFailed(text))
             case other:
                 raise LinkError(f"expected results, load, attached, refused or failed, got {type(other).__name__}")
 
@@ -167,4 +173,20 @@ class LinkClient:
         )  # fmt: skip
         for stream, frame, token, pauses, codes in columns:
             if listener := self._listeners.get(stream):
-                listener.on_result(FrameResult(frame, token, tuple(pauses), codes))
+                try:
+                    listener.on_result(FrameResult(frame, token, tuple(pauses), codes))
+                except Exception as error:  # whatever one session makes of it, the others share this link
+                    self._drop(stream, listener, error)
+
+    def _drop(self, stream: int, listener: StreamListener, error: Exception) -> None:
+        """End the one stream whose listener failed."""
+        _log.error("listener failed", engine=self.name, stream=stream, error=repr(error), exc_info=error)
+        self.detach(stream)
+        _tell_lost(listener, EngineLost(f"what engine {self.name} sent could not be used"))
+
+
+def _tell_lost(listener: StreamListener, error: SpeechError) -> None:
+    try:
+        listener.on_lost(error)
+    except Exception as failure:
+        _log.error("listener failed at the loss of its stream", error=repr(failure), exc_info=failure)

@@ -13,6 +13,9 @@ _log = get_logger(__name__)
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """A peer that lets this much pile up is gone."""
 
+MAX_STRANGER_BYTES = 1024
+"""Largest message of a peer that is not trusted yet: an attach takes some 60 bytes."""
+
 
 class Connection:
     """A framed message connection over a stream pair; `run` serves it until it ends."""
@@ -26,8 +29,12 @@ class Connection:
         on_message: Callable[[Message], None],
         heartbeat: Callable[[], Message],
         before_write: Callable[[], list[Message]] = list,
+        trusted: bool = True,
     ) -> None:
-        """`before_write` supplies what the owner has collected for the write that is due."""
+        """`before_write` supplies what the owner has collected for the write that is due.
+
+        A peer that is not `trusted` is given small messages, no heartbeat and `timeout_seconds` in all, until `trust`.
+        """
         self._reader = reader
         self._writer = writer
         self._settings = settings
@@ -36,8 +43,17 @@ class Connection:
         self._before_write = before_write
         self._write_due: asyncio.TimerHandle | None = None
         self._last_write = 0.0
+        self.is_trusted = trusted
+        """Whether the peer has shown who it is."""
+        self._opened_at = asyncio.get_running_loop().time()
         peer = writer.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
+
+    def trust(self) -> None:
+        """The peer has shown who it is: from here on it has the limits of a link."""
+        if not self.is_trusted:
+            self.is_trusted = True
+            self.send(self._heartbeat())
 
     def send(self, message: Message) -> None:
         """Send a message now."""
@@ -66,10 +82,11 @@ class Connection:
         heartbeats = asyncio.create_task(self._send_heartbeats())
         try:
             while True:
-                async with asyncio.timeout(self._settings.timeout_seconds):
+                async with asyncio.timeout_at(self._read_by()):
                     length = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
-                    if length > self._settings.max_message_bytes:
-                        raise LinkError(f"expected at most {self._settings.max_message_bytes} bytes, got {length}")
+                    largest = self._settings.max_message_bytes if self.is_trusted else MAX_STRANGER_BYTES
+                    if length > largest:
+                        raise LinkError(f"expected at most {largest} bytes, got {length}")
                     body = await self._reader.readexactly(length)
                 self._on_message(decode(body))
         except LinkError as error:
@@ -84,6 +101,11 @@ class Connection:
                 self._write_due.cancel()
             self.abort()
 
+    def _read_by(self) -> float:
+        """When the next message must be there: pings do not win a stranger any time."""
+        since = asyncio.get_running_loop().time() if self.is_trusted else self._opened_at
+        return since + self._settings.timeout_seconds
+
     def _write_collected(self) -> None:
         self._write_due = None
         self._last_write = asyncio.get_running_loop().time()
@@ -92,5 +114,6 @@ class Connection:
 
     async def _send_heartbeats(self) -> None:
         while True:
-            self.send(self._heartbeat())
+            if self.is_trusted:
+                self.send(self._heartbeat())
             await asyncio.sleep(self._settings.heartbeat_seconds)

@@ -6,6 +6,7 @@
 The peer is not trusted: `decode` checks every field of every message, so that what it returns can be used as it is.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,7 +14,7 @@ import msgpack
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from serve_app.speech import FRAME_SAMPLES, FrameResults
+from serve_app.speech import FRAME_SAMPLES, MAX_AMPLITUDE, FrameResults
 
 LENGTH_BYTES = 4
 """Each message is preceded by its length, unsigned, big-endian."""
@@ -143,7 +144,7 @@ def decode(body: bytes) -> Message:
             return Attach(_stream(fields), secret)
         case "frames":
             streams = _column(fields, "streams", "<i8")
-            return Frames(streams, _table(fields, "audio", "<f4", len(streams), FRAME_SAMPLES))
+            return Frames(streams, _audio(_table(fields, "audio", "<f4", len(streams), FRAME_SAMPLES)))
         case "ping":
             return Ping()
         case "attached":
@@ -154,13 +155,13 @@ def decode(body: bytes) -> Message:
             return _results(fields)
         case "failed":
             failed = _field(fields, "streams", list)
-            if not all(isinstance(stream, int) for stream in failed):
+            if not all(type(stream) is int for stream in failed):
                 raise LinkError("failed.streams: expected integers")
             return Failed(failed, _field(fields, "code", str), _field(fields, "message", str))
         case "load":
             values = _field(fields, "values", dict)
-            if not all(isinstance(key, str) and isinstance(value, int | float) for key, value in values.items()):
-                raise LinkError("load.values: expected numbers by name")
+            if not all(isinstance(key, str) and _is_number(value) for key, value in values.items()):
+                raise LinkError("load.values: expected finite numbers by name")
             return LoadReport(values)
         case other:
             raise LinkError(f"expected a known message type, got {str(other)[:80]!r}")
@@ -177,13 +178,26 @@ def _results(fields: dict[str, Any]) -> FrameResults:
     )
 
 
+def _audio(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The ingress lets no such samples through; from a peer that lies they would stay in a slot's caches."""
+    # A comparison with NaN is false, so this finds NaN too.
+    if not (np.abs(frames) <= MAX_AMPLITUDE).all():
+        raise LinkError(f"frames.audio: expected samples of at most {MAX_AMPLITUDE:g}, got louder ones or NaN")
+    return frames
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that JSON and Prometheus can say."""
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
 def _bytes(array: NDArray[Any], dtype: str) -> bytes:
     return np.ascontiguousarray(array, dtype=dtype).tobytes()
 
 
 def _field(fields: dict[str, Any], name: str, kind: type) -> Any:
     value = fields.get(name)
-    if not isinstance(value, kind):
+    if type(value) is not kind:  # a bool is an int to isinstance
         raise LinkError(f"{fields['type']}.{name}: expected {kind.__name__}, got {type(value).__name__}")
     return value
 

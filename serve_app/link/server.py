@@ -26,6 +26,12 @@ from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
 
+MAX_STRANGERS = 64
+"""Connections that have not attached anything yet; one more pushes the oldest out. An ingress attaches at once."""
+
+MAX_STRANGER_GUESSES = 8
+"""Wrong attaches of such a connection. Even a right ingress has one, when its lease ends in the wrong moment."""
+
 
 class LinkServer:
     """Accepts ingress replicas. All methods run in the event loop that started it.
@@ -49,6 +55,7 @@ class LinkServer:
         self._load = load
         self._secrets: dict[int, bytes] = {}
         self._owners: dict[int, _Ingress] = {}
+        self._strangers: dict[_Ingress, None] = {}  # the oldest first
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -101,22 +108,35 @@ class LinkServer:
         assert task is not None
         self._serving.add(task)
         ingress = _Ingress(self, reader, writer, self._settings)
+        self._strangers[ingress] = None
+        if len(self._strangers) > MAX_STRANGERS:
+            oldest = next(iter(self._strangers))
+            _log.warning("link peer pushed out by newer ones", peer=oldest.connection.peer, strangers=MAX_STRANGERS)
+            self._strangers.pop(oldest)
+            oldest.connection.abort()
         try:
             await ingress.connection.run()
         except asyncio.CancelledError:
             pass  # `stop`: asyncio's server would log a cancelled handler as an error
         finally:
             self._serving.discard(task)
+            self._strangers.pop(ingress, None)
             for stream in list(ingress.streams):
                 self.forget(stream)
                 self._on_detached(stream)
 
     def _attach(self, ingress: "_Ingress", message: Attach) -> None:
-        expected = self._secrets.pop(message.stream, None)
+        expected = self._secrets.get(message.stream)
         if expected is None or not secrets.compare_digest(expected, message.secret):
             _log.warning("link attach refused", peer=ingress.connection.peer, stream=message.stream)
+            ingress.guesses += 1
+            if not ingress.connection.is_trusted and ingress.guesses > MAX_STRANGER_GUESSES:
+                raise LinkError(f"expected an attach with the right secret, got {ingress.guesses} wrong ones")
             ingress.connection.send(Refused(message.stream))
             return
+        del self._secrets[message.stream]  # it works once; a wrong guess leaves it to the one who holds it
+        self._strangers.pop(ingress, None)
+        ingress.connection.trust()
         self._owners[message.stream] = ingress
         ingress.streams.add(message.stream)
         ingress.connection.send(Attached(message.stream))
@@ -152,6 +172,7 @@ class _Ingress:
         self, server: LinkServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, settings: LinkSettings
     ) -> None:
         self.streams: set[int] = set()
+        self.guesses = 0
         self._collected: list[FrameResults] = []
         self.connection = Connection(
             reader,
@@ -160,6 +181,7 @@ class _Ingress:
             on_message=lambda message: server._on_message(self, message),
             heartbeat=server._load_report,
             before_write=self._take_collected,
+            trusted=False,
         )
 
     def collect(self, results: FrameResults) -> None:

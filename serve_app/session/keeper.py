@@ -20,6 +20,9 @@ SAVE_SECONDS = 1.0
 ROUND_SECONDS = 0.1
 """Time between two looks for sessions to save; each round saves those that are due, so the work is spread."""
 
+LAST_SAVE_SECONDS = 4.0
+"""How long it is tried to save a session whose client was cut off: a vault that died is back in two seconds."""
+
 RENEWAL_SECONDS = 10.0
 """Time between two tries to save a session whole that the vault has lost: it may not have room for it."""
 
@@ -89,16 +92,15 @@ class Keeper:
         self._kept[kept.hold] = kept
 
     async def let_go(self, kept: Kept) -> bool:
-        """Save the session a last time, for whoever resumes it; nothing of it may change any more. False if that fails.
-
-        Raises nothing: a session that cannot be saved is lost.
-        """
-        if self._kept.get(kept.hold) is not kept:
-            return False  # somebody has it already
-        async with self._saving:
-            saved = await self._save([kept]) or await self._save([kept])
-            still_mine = self._kept.pop(kept.hold, None) is kept
-        return saved and still_mine
+        """Save the session a last time, for whoever resumes it; it changes no more. False if that fails: it is lost."""
+        deadline = time.monotonic() + LAST_SAVE_SECONDS
+        while self._kept.get(kept.hold) is kept:
+            async with self._saving:
+                saved = await self._save([kept])
+            if saved or time.monotonic() > deadline:
+                return saved and self._kept.pop(kept.hold, None) is kept
+            await asyncio.sleep(ROUND_SECONDS)
+        return False  # somebody has it already
 
     def forget(self, kept: Kept) -> None:
         """The session is over."""

@@ -183,7 +183,9 @@ class SessionRegistry:
 
     async def _release(self, seat: Seat, outcome: str) -> None:
         may_go_on = outcome in (DISCONNECTED, TAKEN_OVER, RESTARTING) and self._settings.resume_window_seconds
-        if not (may_go_on and seat.session.can_go_on and await self._keeper.let_go(seat)):
+        may_go_on = may_go_on and seat.session.can_go_on
+        await seat.session.close()  # first, for the slot
+        if not (may_go_on and await self._keeper.let_go(seat)):
             self._keeper.forget(seat)
         self._seats.pop(seat.hold, None)
         self._by_owner -= Counter([seat.owner])
@@ -196,7 +198,6 @@ class SessionRegistry:
             duration_seconds=round(time.monotonic() - seat.started_at, 3),
             audio_seconds=round(seat.session.audio_seconds, 3),
         )
-        await seat.session.close()
         seat.is_released()
 
     def _on_taken(self, kept: Kept) -> None:

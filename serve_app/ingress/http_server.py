@@ -1,0 +1,52 @@
+"""What the HTTP server of an ingress replica accepts; Serve (2.60) starts it with uvicorn's defaults.
+
+- Headers have a limit: uvicorn's usual parser takes any amount of them, h11 stops.
+- A WebSocket handshake that cannot be read is refused: uvicorn would leave the client waiting for ever.
+- No permessage-deflate: 16 KB would become a message of 16 MiB, and audio does not compress anyway.
+- X-Forwarded-For is left alone: uvicorn believes it from any local peer, but HAProxy passes on what clients made up.
+"""
+
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+MAX_HEADER_BYTES = 16 * 1024
+"""Request line and headers that are not complete yet; a read (256 KB) more may be. HAProxy stops at 16 KB in all."""
+
+
+REFUSAL = b"expected a WebSocket handshake with lines of at most 8 KiB, at most 128 headers and no body"
+REFUSAL_RESPONSE = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+    b"content-length: " + str(len(REFUSAL)).encode() + b"\r\n\r\n" + REFUSAL
+)
+
+
+class RefusingWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which answers also where the `websockets` library gives up on the handshake."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.transport.write(REFUSAL_RESPONSE)
+            self.transport.close()
+
+
+class BoundedConfig(uvicorn.Config):
+    """uvicorn's configuration with our limits, whatever the caller asks for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        limits = {
+            "http": "h11",
+            "ws": RefusingWebSocket,
+            "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
+            "ws_per_message_deflate": False,
+            "proxy_headers": False,
+        }
+        super().__init__(*args, **{**kwargs, **limits})
+
+
+def bound_http_server() -> None:
+    """Use `BoundedConfig` for every server that this process starts from now on; Serve starts a replica's own later."""
+    uvicorn.Config = BoundedConfig
