@@ -96,6 +96,12 @@ class ModelSettings(_Group):
     pause_threshold: float = Field(default=0.6, gt=0, lt=1)
     """Probability above which that head ends a turn (Unmute uses 0.6)."""
 
+    restart_when_silent_seconds: float | None = Field(default=None, gt=0)
+    """Speech without a word for so long starts the decoder again from a short history; where missing, never."""
+
+    restart_when_repeated: int | None = Field(default=None, ge=4, le=100)
+    """A phrase said so often in a row starts the decoder again; where missing, never."""
+
     @property
     def checkpoint(self) -> str | Path:
         """What to load on this machine: a Hugging Face id (str) or an absolute folder (Path)."""
