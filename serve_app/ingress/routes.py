@@ -16,6 +16,8 @@ from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
 from serve_app.ingress.watchdog import Watchdog
 from serve_app.protocols.conversation import Host, converse
+from serve_app.protocols.openai.models import model_routes
+from serve_app.protocols.openai.transcriptions import Transcriptions
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.session.admission import Admission
 from serve_app.session.checkpoint import Restored
@@ -43,6 +45,7 @@ class Ingress:
         self._watchdog = Watchdog(self.sessions, self._admission, engines)
         metrics.registry.register(self._watchdog)
         self._started_at = time.time()
+        self._host = Host(self.sessions, self._admission, settings.ingress)
 
     def application(self) -> Starlette:
         """The ASGI application; its lifespan starts and stops the links to the engines."""
@@ -55,6 +58,8 @@ class Ingress:
                 Route("/status", self.status),
                 Route("/metrics", self.metrics),
                 WebSocketRoute("/v1/stream", self.stream_v1),
+                *model_routes(self._settings.model, self._settings.app_name, int(self._started_at)),
+                Route("/v1/audio/transcriptions", Transcriptions(self._host, self._settings.model), methods=["POST"]),
             ],
             middleware=[Middleware(BrokenConnections)],
             lifespan=self._lifespan,
@@ -123,4 +128,4 @@ class Ingress:
         dialect = StreamV1(websocket.query_params, settings.model, settings.ingress.max_wait_seconds)
         async with self._connections.admit(websocket, dialect) as admitted:
             if admitted:
-                await converse(websocket, dialect, Host(self.sessions, self._admission, settings.ingress))
+                await converse(websocket, dialect, self._host)
