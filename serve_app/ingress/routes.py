@@ -17,6 +17,7 @@ from serve_app.ingress.connections import ConnectionLimit
 from serve_app.ingress.watchdog import Watchdog
 from serve_app.protocols.conversation import Host, converse
 from serve_app.protocols.openai.models import model_routes
+from serve_app.protocols.openai.realtime import Realtime
 from serve_app.protocols.openai.transcriptions import Transcriptions
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.session.admission import Admission
@@ -58,6 +59,7 @@ class Ingress:
                 Route("/status", self.status),
                 Route("/metrics", self.metrics),
                 WebSocketRoute("/v1/stream", self.stream_v1),
+                WebSocketRoute("/v1/realtime", self.openai_realtime),
                 *model_routes(self._settings.model, self._settings.app_name, int(self._started_at)),
                 Route("/v1/audio/transcriptions", Transcriptions(self._host, self._settings.model), methods=["POST"]),
             ],
@@ -126,6 +128,13 @@ class Ingress:
         """`WS /v1/stream`."""
         settings = self._settings
         dialect = StreamV1(websocket.query_params, settings.model, settings.ingress.max_wait_seconds)
+        async with self._connections.admit(websocket, dialect) as admitted:
+            if admitted:
+                await converse(websocket, dialect, self._host)
+
+    async def openai_realtime(self, websocket: WebSocket) -> None:
+        """`WS /v1/realtime`."""
+        dialect = Realtime(websocket, self._settings.model)
         async with self._connections.admit(websocket, dialect) as admitted:
             if admitted:
                 await converse(websocket, dialect, self._host)

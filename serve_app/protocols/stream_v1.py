@@ -19,7 +19,7 @@ from starlette.datastructures import QueryParams
 from serve_app.audio.formats import parse_audio_format
 from serve_app.audio.stream import AudioStream
 from serve_app.errors import InvalidMessage, SpeechError
-from serve_app.protocols.conversation import Message, Resume, Wishes
+from serve_app.protocols.conversation import Dialect, Message, Resume, Wishes
 from serve_app.session.core import Done, Event, Flushed, Status
 from serve_app.session.session import Session
 from serve_app.transcript import Token, TurnEnd, Word
@@ -34,7 +34,7 @@ SHOWN_CHARACTERS = 80
 _PLAIN_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,6})?")
 
 
-class StreamV1:
+class StreamV1(Dialect):
     """The dialect of `WS /v1/stream`, for one connection."""
 
     def __init__(self, query: QueryParams, model: str, longest_wait_s: float) -> None:
