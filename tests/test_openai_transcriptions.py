@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import encodings.aliases
 import io
 import re
 import struct
@@ -13,8 +14,14 @@ import openai
 import pytest
 import soxr
 import websockets
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from starlette.requests import Request
 
-from tests.audio_signals import encoded
+from serve_app.protocols.openai.errors import InvalidParameter
+from serve_app.protocols.openai.form import FORMATS, read_form
+from tests.audio_signals import cut, encoded
 from tests.support import SAMPLES, Service, serving
 
 PATH = "/v1/audio/transcriptions"
@@ -246,6 +253,10 @@ async def test_bad_requests_are_told_in_openais_form(service, http, data, files,
         ("multipart/form-data; boundary=x", b"--x\r\n" + b"A: b\r\n" * 1_000 + b"\r\n--x--\r\n"),
         ("multipart/form-data; boundary=x", b"--x\r\nA: " + b"b" * 100_000 + b"\r\n\r\n--x--\r\n"),
         ("multipart/form-data; boundary=" + "x" * 1_000, b""),
+        (
+            "multipart/form-data; boundary=x; charset=undefined",
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nv',
+        ),
     ],
 )
 async def test_what_is_no_form_is_refused(http, content_type, body):
@@ -285,6 +296,42 @@ async def test_one_that_leaves_in_the_middle_of_its_upload(service, clip):
     writer.close()
     assert await reader.read() == b""
     await service.wait_until_empty()
+
+
+NAMES = st.sampled_from([b"file", b"model", b"stream", b"response_format", b"timestamp_granularities[]", b"", b'"'])
+HEADS = st.builds(
+    b'Content-Disposition: form-data; name="%s"%s\r\n'.__mod__,
+    st.tuples(NAMES, st.sampled_from([b"", b'; filename="a.wav"', b"; filename", b"; filename*=utf-8''%ff"])),
+)
+PARTS = st.builds(
+    b"--x\r\n%s\r\n%s\r\n".__mod__,
+    st.tuples(HEADS | st.binary(max_size=30), st.binary(max_size=30) | st.just(WAV[:99])),
+)
+BODIES = st.lists(st.one_of(PARTS, st.just(b"--x--"), st.binary(max_size=20)), max_size=5).map(b"".join)
+CONTENT_TYPES = st.one_of(
+    st.just("multipart/form-data; boundary=x"),
+    st.text(st.characters(max_codepoint=255), max_size=20).map("multipart/form-data; ".__add__),
+    st.text(st.characters(max_codepoint=255), max_size=20).map("multipart/form-data; boundary=x; charset=".__add__),
+    st.sampled_from(list(encodings.aliases.aliases.values())).map("multipart/form-data; boundary=x; charset=".__add__),
+)
+
+
+@given(CONTENT_TYPES, BODIES, st.integers(1, 100))
+@hypothesis_settings(max_examples=300)
+def test_the_form_parser_takes_anything(content_type, body, piece_bytes):
+    async def read() -> str:
+        messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in cut(body, piece_bytes)]
+        messages.append({"type": "http.request", "body": b"", "more_body": False})
+
+        async def receive() -> dict:
+            return messages.pop(0)
+
+        scope = {"type": "http", "headers": [(b"content-type", content_type.encode("latin-1"))]}
+        async with read_form(Request(scope, receive), 1) as form:
+            return form.response_format
+
+    with contextlib.suppress(InvalidParameter):
+        assert asyncio.run(read()) in FORMATS
 
 
 def _resampled(samples: np.ndarray, rate_hz: int) -> np.ndarray:

@@ -53,11 +53,12 @@ async def read_form(request: Request, most_megabytes: int) -> AsyncIterator[Form
                     request.headers, body, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
                 )
                 data = await parser.parse()
-        except (MessageTooLarge, MultiPartException) as error:
+        except MessageTooLarge:
             await _read_on(stream)
-            if isinstance(error, MultiPartException):
-                raise InvalidParameter(None, f"expected a form: {error.message}") from None
             raise
+        except (MultiPartException, ValueError) as error:  # the latter comes of a charset that is none
+            await _read_on(stream)
+            raise InvalidParameter(None, f"expected a form: {getattr(error, 'message', error)}") from None
     try:
         yield _checked(data)
     finally:
