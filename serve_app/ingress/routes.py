@@ -89,8 +89,9 @@ class Ingress:
                 "description": "Streaming speech-to-text",
                 "model": self._settings.model,
                 "ready": self._engines.is_ready,
-                "endpoints": {"stream": "/v1/stream", "health": "/health", "ready": "/readyz", "status": "/status",
-                              "metrics": "/metrics"},
+                "endpoints": {"stream": "/v1/stream", "realtime": "/v1/realtime",
+                              "transcriptions": "/v1/audio/transcriptions", "models": "/v1/models",
+                              "health": "/health", "ready": "/readyz", "status": "/status", "metrics": "/metrics"},
             }
         )  # fmt: skip
 
