@@ -274,7 +274,7 @@ class SessionSettings(_Group):
     """How long a session whose client was cut off, or whose ingress died, can be resumed; 0: never."""
 
     vault_megabytes: int = Field(default=4096, ge=1)
-    """Memory for checkpoints of sessions, about 2 MB each; beyond it the longest abandoned ones are dropped."""
+    """Memory for checkpoints of sessions, 2 to 4 MB each; beyond it the longest abandoned ones are dropped."""
 
     move_timeout_seconds: float = Field(default=60.0, ge=0)
     """How long a session whose engine is gone waits for a slot on another one."""
