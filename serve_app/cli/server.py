@@ -153,9 +153,10 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     """Start the service; whatever ends the block ends the service.
 
     Signals that would end this process raise SystemExit inside the block. `output` gets what the service prints.
-    Raises `UnusableConfig` and `StartFailed`.
+    Raises `UnusableConfig`, `StartFailed`, and `SettingsError` where strangers could come in unasked.
     """
     effective, address = effective_config(config, overrides)
+    overrides.settings(config).auth.check_host(address.host)
     application = effective["applications"][0].get("name", SERVE_DEFAULT_NAME)
     _check_free(address)
     with processes.signals_as_exits():
