@@ -156,9 +156,9 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     Raises `UnusableConfig`, `StartFailed`, and `SettingsError` where strangers could come in unasked.
     """
     effective, address = effective_config(config, overrides)
-    overrides.settings(config).auth.check_host(address.host)
     application = effective["applications"][0].get("name", SERVE_DEFAULT_NAME)
     _check_free(address)
+    overrides.settings(config).auth.check_host(address.host)
     with processes.signals_as_exits():
         leftovers.sweep()
         server, folder = None, leftovers.RunFolder()
