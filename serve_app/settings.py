@@ -256,7 +256,7 @@ class IngressSettings(_Group):
     """Proxies in front that add their peer's address to X-Forwarded-For. Serve's own HAProxy adds none: without
     another one it hides the addresses, and `max_connections_per_address` has no effect behind it."""
 
-    allowed_origins: list[str] = []
+    allowed_origins: list[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/]+)$")]] = []
     """Origins (`https://app.example.org`) whose pages may use the service, besides its own host's; `*` for all."""
 
 

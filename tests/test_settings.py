@@ -136,6 +136,7 @@ def test_a_wrong_variable_is_named() -> None:
         ({"modle": "demo"}, "modle: unknown key; did you mean 'model'?"),
         ({"model_settings": {}}, "model_settings: unknown key"),
         ({"session": 5}, "session: expected a group of keys, got 5"),
+        ({"ingress": {"allowed_origins": ["https://a/"]}}, "ingress.allowed_origins[0]: expected text that matches"),
         ({"log_format": None}, "log_format: expected 'json' or 'console', got None"),
         ({"app_name": "two words"}, "app_name: expected text that matches"),
         ({"link": {"port": 70_000}}, "link.port: expected at most 65535, got 70000"),
