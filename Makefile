@@ -6,9 +6,10 @@ READY := $(VENV)/.ready
 PYTHON ?=
 PORT ?= 8000
 MODEL ?= demo
+MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint types unit format lock audit samples clean
+.PHONY: help setup demo serve test soak chaos lint types unit format lock audit samples clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,12 @@ serve: setup ## serve a model: make serve [MODEL=stt-1b-en_fr] [PORT=8000]
 	@$(BIN)/stt serve --model "$(MODEL)" --port "$(PORT)"
 
 test: lint types unit ## every check and every test
+
+chaos: setup ## harm a service in every way we know while 16 sessions speak, and count what is lost (20 minutes)
+	@$(BIN)/python -m loadtest.chaos --scenario all --sessions 16
+
+soak: setup ## an hour of churn: memory, files and tasks must stay flat: make soak [MINUTES=60]
+	@$(BIN)/python -m loadtest.soak --minutes $(MINUTES)
 
 lint: setup ## ruff: lint and format
 	@$(BIN)/ruff check .

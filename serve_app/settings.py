@@ -98,6 +98,12 @@ class ModelSettings(_Group):
     pause_threshold: float = Field(default=0.6, gt=0, lt=1)
     """Probability above which that head ends a turn (Unmute uses 0.6)."""
 
+    restart_when_silent_seconds: float | None = Field(default=None, gt=0)
+    """Speech without a word for so long starts the decoder again from a short history; where missing, never."""
+
+    restart_when_repeated: int | None = Field(default=None, ge=4, le=100)
+    """A phrase said so often in a row starts the decoder again; where missing, never."""
+
     @property
     def checkpoint(self) -> str | Path:
         """What to load on this machine: a Hugging Face id (str) or an absolute folder (Path)."""
@@ -356,7 +362,7 @@ class SessionSettings(_Group):
     """How long a session whose client was cut off, or whose ingress died, can be resumed; 0: never."""
 
     vault_megabytes: int = Field(default=4096, ge=1)
-    """Memory for checkpoints of sessions, about 2 MB each; beyond it the longest abandoned ones are dropped."""
+    """Memory for checkpoints of sessions, 2 to 4 MB each; beyond it the longest abandoned ones are dropped."""
 
     move_timeout_seconds: float = Field(default=60.0, ge=0)
     """How long a session whose engine is gone waits for a slot on another one."""

@@ -127,6 +127,12 @@ class IngressMetrics:
         self.move_seconds = Histogram(
             "stt_move_seconds", "Time a session was without a slot.", buckets=ADMISSION_BUCKETS, registry=registry
         )
+        self.restarts_total = Counter(
+            "stt_decoder_restarts_total",
+            "Decoders started again from a short history, by why: silent, repeating.",
+            ["reason"],
+            registry=registry,
+        )
         self.resumes_total = Counter(
             "stt_resumes_total", "Sessions that a client went on with after its connection.", registry=registry
         )

@@ -56,7 +56,8 @@ def manifest() -> list[dict]:
 
 
 class _LeasedStream:
-    def __init__(self, link: LinkClient, lease: Lease, closing: Iterator[None]) -> None:
+    def __init__(self, link: LinkClient, lease: Lease, closing: Iterator[None], leased: "set[_LeasedStream]") -> None:
+        self._leased = leased
         self._link = link
         self._stream = lease.grant.stream
         self._closing = closing
@@ -65,6 +66,7 @@ class _LeasedStream:
         self._link.send(self._stream, frames)
 
     async def close(self) -> None:
+        self._leased.discard(self)
         self._link.detach(self._stream)
         next(self._closing, None)
 
@@ -89,10 +91,15 @@ class DirectEngines:
         self.engines = engines
         self.service, self.link = engines[0]
         self.is_ready = True
+        self.leased: set[_LeasedStream] = set()
 
     @property
     def info(self) -> ModelInfo:
         return self.service.info
+
+    @property
+    def leases(self) -> int:
+        return len(self.leased)
 
     def loads(self) -> dict[str, dict[str, float]]:
         return {link.name: link.load for _, link in self.engines}
@@ -115,7 +122,9 @@ class DirectEngines:
                 error = why
                 next(closing, None)
                 continue
-            return _LeasedStream(link, leases[0], closing)
+            stream = _LeasedStream(link, leases[0], closing, self.leased)
+            self.leased.add(stream)
+            return stream
         raise error
 
     @staticmethod

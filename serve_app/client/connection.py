@@ -1,5 +1,7 @@
 """Opens WebSocket connections to a service, and says what it means when that fails or they end."""
 
+import asyncio
+
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
@@ -20,6 +22,9 @@ AT_CAPACITY_CLOSURE = 1013
 RESUMABLE_CLOSURES = (1001, 1005, 1006, 1012)
 """Close codes of a server that goes away or restarts."""
 
+CLOSE_TIMEOUT_S = 2.0
+"""How long a server may take to answer a close frame."""
+
 MAX_MESSAGE_BYTES = 2**20
 """Largest message accepted from a server."""
 
@@ -37,7 +42,7 @@ async def open_connection(address: str, api_key: str | None, open_timeout_s: flo
             proxy=None if is_loopback(address) else True,
             compression=None,  # audio does not compress, and tokens are too short to
             open_timeout=open_timeout_s,
-            close_timeout=5,
+            close_timeout=CLOSE_TIMEOUT_S,
             ping_interval=None,  # the server pings, and `timeout_s` notices when it stops
             max_size=MAX_MESSAGE_BYTES,
             max_queue=UNREAD_MESSAGES,
@@ -60,6 +65,15 @@ async def open_connection(address: str, api_key: str | None, open_timeout_s: flo
     except (OSError, WebSocketException) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConnectionRefused(f"{shown}: no connection ({reason})") from None
+
+
+async def close_connection(connection: ClientConnection) -> None:
+    """Close it, or cut it off if the server does not take the farewell: the library alone waits for minutes."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await connection.close()
+    except TimeoutError:
+        connection.transport.abort()
 
 
 def may_resume(error: ConnectionClosed) -> bool:

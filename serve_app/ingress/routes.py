@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket
 from serve_app.ingress.access import Access
 from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
+from serve_app.ingress.watchdog import Watchdog
 from serve_app.protocols.conversation import Host, converse
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.session.admission import Admission
@@ -50,6 +51,8 @@ class Ingress:
         """The sessions of this replica."""
         self._admission = Admission(settings.ingress.max_waiting)
         self._connections = ConnectionLimit(settings.ingress)
+        self._watchdog = Watchdog(self.sessions, self._admission, engines)
+        metrics.registry.register(self._watchdog)
         self._started_at = time.time()
 
     def application(self) -> Starlette:
@@ -77,7 +80,9 @@ class Ingress:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._engines.start()
         self.sessions.start()
+        self._watchdog.start()
         yield
+        await self._watchdog.stop()
         await self.sessions.stop()
         await self._engines.stop()
 
@@ -114,7 +119,7 @@ class Ingress:
                 "replica": os.getpid(),
                 "uptime_seconds": round(time.time() - self._started_at, 1),
                 "sessions_open": len(self.sessions),
-                "clients_waiting": len(self._admission),
+                "held": self._watchdog.counts(),
                 "engines": dict(self._engines.loads()),
             }
         )

@@ -46,6 +46,7 @@ class ServeEngines:
         self._connecting: dict[tuple[str, int], asyncio.Lock] = {}
         self._info: ModelInfo | None = None
         self._ready = False
+        self._leases: set[LeasedStream] = set()
         self._probe: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,6 +71,11 @@ class ServeEngines:
         if self._info is None:
             raise ModelNotReady("no engine has loaded its model yet")
         return self._info
+
+    @property
+    def leases(self) -> int:
+        """Slots that are held now."""
+        return len(self._leases)
 
     def loads(self) -> Mapping[str, dict[str, float]]:
         """The latest load report of each connected engine replica, by replica name."""
@@ -110,9 +116,15 @@ class ServeEngines:
                 link.announce_draining()
 
     async def _attach(self, grant: Grant, listener: StreamListener, lease: Any) -> "LeasedStream":
-        link = await self._link(grant)
-        await link.attach(grant, listener)
-        return LeasedStream(link, grant.stream, lease)
+        try:
+            link = await self._link(grant)
+            await link.attach(grant, listener)
+        except EngineLost:
+            ENGINE_REPLICAS.note_refusal(grant.replica)  # or Serve's router offers it again at once
+            raise
+        stream = LeasedStream(link, grant.stream, lease, self._leases)
+        self._leases.add(stream)
+        return stream
 
     async def _link(self, grant: Grant) -> LinkClient:
         """The open connection to the grant's engine, made if there is none."""
@@ -152,10 +164,12 @@ class ServeEngines:
 class LeasedStream:
     """A slot held through a lease (implements `serve_app.session.engines.EngineStream`)."""
 
-    def __init__(self, link: LinkClient, stream: int, lease: Any) -> None:
+    def __init__(self, link: LinkClient, stream: int, lease: Any, held: set["LeasedStream"]) -> None:
+        """`held` are the leases that this one leaves when it is closed."""
         self._link = link
         self._stream = stream
         self._lease = lease
+        self._held = held
 
     def send(self, frames: NDArray[np.float32]) -> None:
         """Send frames, float32 [n, FRAME_SAMPLES]."""
@@ -163,6 +177,7 @@ class LeasedStream:
 
     async def close(self) -> None:
         """Give the slot back. Dropping the lease would not: only its cancellation reaches the engine."""
+        self._held.discard(self)
         self._link.detach(self._stream)
         _cancel(self._lease)
 

@@ -242,10 +242,9 @@ class _Connection:
         content: Message | None = text if text is not None else data
         if content is None:
             raise InvalidMessage("expected a text or a binary message, got neither")
-        if len(content) > self._settings.max_message_bytes:
-            raise MessageTooLarge(
-                f"expected at most {self._settings.max_message_bytes} bytes in a message, got {len(content)}"
-            )
+        size = len(content.encode()) if isinstance(content, str) else len(content)
+        if size > self._settings.max_message_bytes:
+            raise MessageTooLarge(f"expected at most {self._settings.max_message_bytes} bytes in a message, got {size}")
         return content
 
     async def _keep_alive(self) -> None:

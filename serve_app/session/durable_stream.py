@@ -200,15 +200,26 @@ class DurableStream:
 
     def _on_result(self, result: FrameResult) -> None:
         recorder = self._recorder
-        if result.frame != recorder.answered:
-            self._fail(EngineLost(f"expected the result of frame {recorder.answered}, got that of {result.frame}"))
+        if self._error:
+            return
+        if result.frame != recorder.answered or result.codes.shape != (recorder.codebooks,):
+            self._fail(
+                EngineLost(
+                    f"expected the result of frame {recorder.answered} with {recorder.codebooks} codes, got that of"
+                    f" {result.frame} with {result.codes.shape}"
+                )
+            )
             return
         recorder.add_result(result)
         self._moves_without_result = 0
         self._owed_since = time.monotonic()
         self._metrics.result_seconds.observe(self._owed_since - self._sent_at.popleft())
         self._progress.set()
-        self._listener.on_result(result)
+        try:
+            self._listener.on_result(result)
+        except Exception as error:  # our own mistake: it would fail again in every other slot
+            _log.error("result not understood", session_id=self._id, frame=result.frame, exc_info=error)
+            self._fail(SpeechError("the server failed on a result; the session is over"))
 
     def _on_lost(self, hold: _Hold, error: SpeechError) -> None:
         self._progress.set()  # a planned move may be waiting for results that will not come

@@ -41,6 +41,10 @@ class EnginePool(Engines, Protocol):
     def is_ready(self) -> bool:
         """Whether an engine with a loaded model is there."""
 
+    @property
+    def leases(self) -> int:
+        """Slots that are held now."""
+
     def loads(self) -> Mapping[str, Mapping[str, float]]:
         """The latest load report of each connected engine, by name."""
 

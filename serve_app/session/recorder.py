@@ -37,7 +37,8 @@ class Recorder:
         self._results: deque[tuple[int, NDArray[np.int16]]] = deque(maxlen=info.context_frames + 1)
         self._warm_frames = CODEC_WARMTH * info.codec_context_frames
         self._audio = np.zeros((self._warm_frames + window_frames, FRAME_SAMPLES), dtype=np.float32)
-        self._codebooks = info.codebooks
+        self.codebooks = info.codebooks
+        """Codes per frame."""
         self.sent = 0
         """Frames sent so far."""
         self.answered = 0
@@ -93,7 +94,7 @@ class Recorder:
         results = list(islice(self._results, max(0, start - self.heard_floor), None))
         count = len(results)
         tokens = np.fromiter((token for token, _ in results), dtype=np.int32, count=count)
-        codes = np.zeros((count, self._codebooks), dtype=np.int16)
+        codes = np.zeros((count, self.codebooks), dtype=np.int16)
         for row, (_, frame_codes) in enumerate(results):
             codes[row] = frame_codes
         return Heard(tokens, codes)

@@ -21,11 +21,17 @@ from serve_app.session.durable_stream import DurableStream
 from serve_app.session.engines import Engines
 from serve_app.session.event_log import EventLog
 from serve_app.session.recorder import Recorder
+from serve_app.session.recovery import Recovery
 from serve_app.session.vault import Piece
 from serve_app.settings import ModelSettings, SessionSettings
 from serve_app.speech import FrameResult
-from serve_app.telemetry import IngressMetrics
+from serve_app.telemetry import IngressMetrics, get_logger
 from serve_app.transcript import Token, TurnEnd, Word
+
+_log = get_logger(__name__)
+
+RESTART_FRAMES = 25
+"""Frames (2 s) of its past that a decoder is given when it starts again."""
 
 
 class State(enum.Enum):
@@ -66,6 +72,7 @@ class Session:
         self._recorder = restored.recorder if restored else Recorder(info, settings.window_frames)
         self._core = restored.snapshot.core if restored else SessionCore(info, model, settings)
         self._log: EventLog[Event] = EventLog(settings.event_buffer, restored.entries if restored else ())
+        self._recovery = Recovery(model)
         self._stream = DurableStream(session_id, engines, settings, metrics, listener=self, recorder=self._recorder)
         self._is_open = False
         self._is_closed = False
@@ -202,6 +209,9 @@ class Session:
     def on_result(self, result: FrameResult) -> None:
         """The next frame's result."""
         self._emit(self._core.hear(result))
+        if (illness := self._recovery.heard(result)) and self._stream.restart(RESTART_FRAMES):
+            _log.warning("decoder restarts", session_id=self.id, reason=illness, frame=result.frame)
+            self._metrics.restarts_total.labels(illness).inc()
 
     def on_state(self, state: durable_stream.State) -> None:
         """The stream moves, has moved, or is parked."""
@@ -242,7 +252,9 @@ class Session:
                 if self._error:
                     raise self._error
                 if isinstance(outgoing, np.ndarray):
-                    self._core.sent(await self._stream.send_some(outgoing))
+                    sent = await self._stream.send_some(outgoing)
+                    self._recovery.sent(outgoing[:sent])
+                    self._core.sent(sent)
                 else:
                     self._emit(self._core.pass_event())
         finally:

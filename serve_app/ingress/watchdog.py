@@ -1,0 +1,87 @@
+"""Counts what an ingress replica holds, so that a leak shows: in `/status`, in the metrics, and in the log.
+
+With no session open and nobody waiting there must be no lease on an engine and no task of a session.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+import psutil  # type: ignore[import-untyped]
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serve_app.session.admission import Admission
+from serve_app.session.engines import EnginePool
+from serve_app.session.registry import SessionRegistry
+from serve_app.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+LOOK_SECONDS = 5.0
+"""Time between two looks. What is closing at one of them is gone at the next."""
+
+SESSION_TASKS = "session-"
+"""How the names of a session's tasks begin."""
+
+
+class Watchdog(Collector):
+    """Watches one ingress replica; a collector of metrics, too."""
+
+    DESCRIPTIONS: Mapping[str, str] = {
+        "sessions": "Sessions open at this replica.",
+        "clients_waiting": "Clients that wait in line for a slot.",
+        "leases": "Slots that this replica holds on engines.",
+        "session_tasks": "Tasks that belong to sessions.",
+        "tasks": "Tasks of the event loop.",
+        "sockets": "Connections of the process, to clients, engines and Ray.",
+        "open_files": "Open file descriptors of the process.",
+        "memory_bytes": "Resident memory of the process.",
+    }
+
+    def __init__(self, sessions: SessionRegistry, admission: Admission, engines: EnginePool) -> None:
+        self._sessions = sessions
+        self._admission = admission
+        self._engines = engines
+        self._process = psutil.Process()
+        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Start looking."""
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.create_task(self._watch(), name="watchdog")
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def counts(self) -> dict[str, int]:
+        """What is held now."""
+        tasks = asyncio.all_tasks(self._loop) if self._loop else set()
+        return {
+            "sessions": len(self._sessions),
+            "clients_waiting": len(self._admission),
+            "leases": self._engines.leases,
+            "session_tasks": sum(task.get_name().startswith(SESSION_TASKS) for task in tasks),
+            "tasks": len(tasks),
+            "sockets": len(self._process.net_connections("tcp")),
+            "open_files": self._process.num_fds(),
+            "memory_bytes": self._process.memory_info().rss,
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics; called by the registry."""
+        for name, value in self.counts().items():
+            yield GaugeMetricFamily(f"stt_ingress_{name}", self.DESCRIPTIONS[name], value=value)
+
+    async def _watch(self) -> None:
+        leaking = False
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            counts = self.counts()
+            idle = not counts["sessions"] and not counts["clients_waiting"]
+            was_leaking, leaking = leaking, idle and bool(counts["leases"] or counts["session_tasks"])
+            if leaking and was_leaking:
+                _log.error("something is held although no session is open", **counts)
