@@ -158,7 +158,10 @@ class Server:
 
     @staticmethod
     def _clients(http: httpx.Client, status: str) -> int:
-        held = http.get(status).raise_for_status().json()["held"]
+        answer = http.get(status)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            return 1  # we have no key, and there may be some
+        held = answer.raise_for_status().json()["held"]
         return int(held["sessions"] + held["clients_waiting"])
 
     def _copy_output(self, output: BinaryIO) -> None:
