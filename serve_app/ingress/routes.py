@@ -1,6 +1,7 @@
 """The HTTP and WebSocket routes of an ingress replica."""
 
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from serve_app.ingress.access import Access
 from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
 from serve_app.ingress.watchdog import Watchdog
@@ -30,12 +32,21 @@ from serve_app.telemetry import IngressMetrics, render
 class Ingress:
     """One ingress replica's routes and what they share."""
 
-    def __init__(self, settings: Settings, engines: EnginePool, vault: VaultClient, metrics: IngressMetrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engines: EnginePool,
+        vault: VaultClient,
+        metrics: IngressMetrics,
+        token_secret: bytes | None = None,
+    ) -> None:
+        """`token_secret` signs browsers' tokens, for all replicas that have the same one."""
+        self._access = Access(settings, token_secret or secrets.token_bytes(32))
         self._settings = settings
         self._engines = engines
         self._metrics = metrics
         self.sessions = SessionRegistry(
-            self._new_session, engines, vault, settings.session, metrics, most_per_key=settings.most_sessions_per_key
+            self._new_session, engines, vault, settings.session, metrics, most_per_key=self._access.most_sessions
         )
         """The sessions of this replica."""
         self._admission = Admission(settings.ingress.max_waiting)
@@ -55,8 +66,9 @@ class Ingress:
                 Route("/status", self.status),
                 Route("/metrics", self.metrics),
                 WebSocketRoute("/v1/stream", self.stream_v1),
+                *self._access.routes(),
             ],
-            middleware=[Middleware(BrokenConnections)],
+            middleware=[Middleware(BrokenConnections), *self._access.middleware()],
             lifespan=self._lifespan,
         )
 
