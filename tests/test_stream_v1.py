@@ -126,9 +126,7 @@ async def test_pause_probabilities_go_on_after_a_resume(service, clip):
         await speaker.talk(seconds)
     assert text(speaker.events) == clip.words
     times = [event["time"] for event in speaker.events if event["type"] == "pauses"]
-    assert times == sorted(times)
-    sent = [time for time in times if time < times[-1]]  # behind it comes the silence that brings the last words out
-    assert len(sent) == len(set(sent))  # none of them twice
+    assert {time for time in times if 3.5 < time < 7.0} == {round(frame * 0.08, 3) for frame in range(44, 88)}
     assert times[-1] == pytest.approx(len(clip.samples) / 24_000, abs=0.001)
 
 

@@ -8,8 +8,8 @@ out, text    ready, token, word (?words=true), pauses (?pauses=true), vad_end, s
 ?pauses=true                for each frame (80 ms) how likely a pause of 0.5, 1, 2 and 3 s has begun:
                             {"type": "pauses", "time": 1.28, "probabilities": [0.9, 0.7, 0.4, 0.1]}, `time` being the
                             seconds of audio heard (it stands still at a flush, where silence is put in). They
-                            carry no `seq`: those that a cut connection swallowed do not come again. None of them
-                            if the checkpoint has no pause heads
+                            carry no `seq`: after a resume a few may be missing, or come again. None of them if the
+                            checkpoint has no pause heads
 ?wait_s=30                  wait in line for a slot, at most so long
 ?resumable=true             "I resume": the service may ask me to move to another ingress (close code 1012)
 ?resume=TOKEN&last_seq=N    go on with a session, having seen its events up to number N
