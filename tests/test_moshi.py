@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection
 
+from serve_app.errors import InvalidMessage
+from serve_app.protocols.moshi_messages import Audio, Init, Marker, OggOpus, decode
 from tests.audio_signals import cut, encoded
 from tests.support import Clip, Service, answers_until_close, serving
 
@@ -255,6 +257,17 @@ MESSAGES = st.fixed_dictionaries(
     {"type": st.sampled_from(["Audio", "OggOpus", "Marker", "Init", "Step", ""]) | ANYTHING},
     optional={"pcm": st.lists(st.floats(-1, 1), max_size=50) | ANYTHING, "data": ANYTHING, "id": ANYTHING},
 )
+
+
+@given(data=st.binary(max_size=60) | (MESSAGES | ANYTHING).map(msgpack.packb))
+def test_every_message_is_read_or_refused(data):
+    try:
+        message = decode(data)
+    except InvalidMessage as error:
+        assert error.message.startswith(("expected a msgpack map", "Audio.pcm:", "OggOpus.data:", "Marker.id:"))
+        assert len(error.message) < 300
+    else:
+        assert isinstance(message, Audio | OggOpus | Marker | Init)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
