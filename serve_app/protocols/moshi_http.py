@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from importlib.metadata import version
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from serve_app.errors import SpeechError
+from serve_app.errors import InvalidMessage, MessageTooLarge, SpeechError
 from serve_app.protocols.conversation import Host
-from serve_app.protocols.upload import read_body, recognise
+from serve_app.protocols.upload import recognise
 from serve_app.transcript import Word
 
 PATH = "/api/asr-streaming"
@@ -30,9 +30,9 @@ async def transcribe(request: Request, host: Host, max_seconds: float) -> Respon
     """Recognise the file in the request's body."""
     words: list[dict[str, object]] = []
     try:
-        file = await read_body(request, host.settings.max_message_bytes)
-        credential = request.headers.get("authorization", "")
-        async with aclosing(recognise(file, credential, host, max_seconds)) as events:
+        file = await _body(request, host.settings.max_message_bytes)
+        credential, wait_s = request.headers.get("authorization", ""), host.settings.max_wait_seconds
+        async with aclosing(recognise(file, credential, host, max_seconds, wait_s=wait_s)) as events:
             async for event in events:
                 if isinstance(event, Word):
                     words.append({"type": "Word", "text": event.text, "start_time": event.start_s})
@@ -41,6 +41,19 @@ async def transcribe(request: Request, host: Host, max_seconds: float) -> Respon
         retry = {"Retry-After": f"{error.retry_after_s:.0f}"} if error.retry_after_s is not None else {}
         return JSONResponse({"type": "Error", "message": error.message}, error.http_status, headers=retry)
     return JSONResponse(words)
+
+
+async def _body(request: Request, most_bytes: int) -> bytes:
+    """The request's body. Raises MessageTooLarge before more than that is in memory."""
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most_bytes:
+                raise MessageTooLarge(f"expected a body of at most {most_bytes} bytes, got more")
+    except ClientDisconnect:
+        raise InvalidMessage("expected a whole request, the client left in its middle") from None
+    return bytes(body)
 
 
 def build_info() -> dict[str, str]:
