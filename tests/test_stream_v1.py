@@ -355,7 +355,8 @@ class Speaker:
     """A client that is cut off at will and resumes."""
 
     def __init__(self, url: str, samples: np.ndarray, query: str = "") -> None:
-        self.url = f"{url}?{query}"
+        self.url = url
+        self.query = query
         self.samples = samples
         self.events: list[dict] = []
         self.ready: dict = {}
@@ -366,7 +367,7 @@ class Speaker:
 
     async def talk(self, seconds: float | None = None, headers: dict | None = None) -> None:
         """Connect (again), send from where the server is, and be cut off after `seconds`, or else end."""
-        url = self.url
+        url = f"{self.url}?{self.query}"
         if self.ready:
             url += f"&resume={self.ready['resume_token']}&last_seq={self.last_seq}"
         async with websockets.connect(url, additional_headers=headers) as connection:
