@@ -1,6 +1,7 @@
 """Run the service as `serve run` does, beside anything else on this machine, and leave nothing behind."""
 
 import contextlib
+import json
 import random
 import re
 import secrets
@@ -12,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import httpx
 import typer
@@ -25,6 +26,12 @@ from serve_app.settings import PROJECT_ROOT
 
 START_TIMEOUT_S = 300.0
 """How long a start may take by default: Ray, the application, and loading a model. A download comes before."""
+
+FAREWELL_S = 10.0
+"""How long clients are sent away before everything is stopped."""
+
+LOOKS = 3
+"""Looks in a row that must show no client."""
 
 LOG_TAIL_LINES = 20
 
@@ -66,14 +73,21 @@ class Server:
     """A service that is starting or running in processes of its own."""
 
     def __init__(
-        self, config: Path, application: str, address: Address, environment: dict[str, str], output: BinaryIO
+        self,
+        file: Path,
+        config: dict[str, Any],
+        address: Address,
+        environment: dict[str, str],
+        output: BinaryIO,
     ) -> None:
+        """`file` holds the config."""
         serve = str(Path(sys.executable).with_name("serve"))
-        command = [serve, "run", "--app-dir", str(PROJECT_ROOT), str(config)]
-        self._application = application
+        command = [serve, "run", "--app-dir", str(PROJECT_ROOT), str(file)]
+        self._config = config
+        self._application = config["applications"][0].get("name", SERVE_DEFAULT_NAME)
         self._address = address
         self._private = environment["RAY_ADDRESS"] == "local"
-        self._token = environment.get("RAY_AUTH_TOKEN", "")
+        self._authorization = {"Authorization": f"Bearer {environment.get('RAY_AUTH_TOKEN', '')}"}
         self._dashboard: str | None = None
         self._tail: deque[bytes] = deque(maxlen=LOG_TAIL_LINES)
         self._session = processes.Session(command, environment, str(PROJECT_ROOT))
@@ -115,10 +129,40 @@ class Server:
         """End the service and every process it started."""
         # A Ray of our own just ends; on somebody else's cluster Serve must be told to shut down, and may drain first.
         if self._private:
+            if self._session.command.poll() is None:
+                self._send_clients_away()
             self._session.stop(signal.SIGTERM, patience_s=10)
         else:
             self._session.stop(signal.SIGINT, patience_s=60)
         self._copying.join(5)
+
+    def _send_clients_away(self) -> None:
+        """Have the ingress tell its clients that the service stops (close code 1012), and wait for that, bounded."""
+        status = f"http://{self._address.reachable_host}:{self._address.port}/status"
+        deadline = time.monotonic() + FAREWELL_S
+        told = False
+        with (
+            contextlib.suppress(httpx.HTTPError, ValueError, KeyError),
+            httpx.Client(timeout=FAREWELL_S / 2, trust_env=False) as http,
+        ):
+            # Each look may reach another ingress replica. When none answers any more, nobody is left to be told.
+            while time.monotonic() < deadline and any(self._clients(http, status) for _ in range(LOOKS)):
+                if not told and self._dashboard:
+                    told = True  # without applications: Serve stops ours, and leaves the proxy in front of it alone
+                    http.put(
+                        f"{self._dashboard}/api/serve/applications/",
+                        json=json.loads(json.dumps(self._config | {"applications": []})),
+                        headers=self._authorization,
+                    )
+                time.sleep(0.25)
+
+    @staticmethod
+    def _clients(http: httpx.Client, status: str) -> int:
+        answer = http.get(status)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            return 1  # we have no key, and there may be some
+        held = answer.raise_for_status().json()["held"]
+        return int(held["sessions"] + held["clients_waiting"])
 
     def _copy_output(self, output: BinaryIO) -> None:
         assert self._session.command.stdout is not None  # it is a pipe
@@ -136,9 +180,7 @@ class Server:
         if self._dashboard is None:
             return None
         try:
-            answer = http.get(
-                f"{self._dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {self._token}"}
-            ).json()
+            answer = http.get(f"{self._dashboard}/api/serve/applications/", headers=self._authorization).json()
             return failure(answer["applications"], self._application)
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             pass  # the dashboard comes up after Ray does, and has no applications at first
@@ -153,18 +195,18 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     """Start the service; whatever ends the block ends the service.
 
     Signals that would end this process raise SystemExit inside the block. `output` gets what the service prints.
-    Raises `UnusableConfig` and `StartFailed`.
+    Raises `UnusableConfig`, `StartFailed`, and `SettingsError` where strangers could come in unasked.
     """
     effective, address = effective_config(config, overrides)
-    application = effective["applications"][0].get("name", SERVE_DEFAULT_NAME)
     _check_free(address)
+    overrides.settings(config).auth.check_host(address.host)
     with processes.signals_as_exits():
         leftovers.sweep()
         server, folder = None, leftovers.RunFolder()
         try:
             file = folder.path / "serve_config.yaml"
             file.write_text(yaml.safe_dump(effective, sort_keys=False), encoding="utf-8")
-            server = Server(file, application, address, _environment(overrides, folder.path), output)
+            server = Server(file, effective, address, _environment(overrides, folder.path), output)
             folder.remember(server.session)
             yield server
         finally:

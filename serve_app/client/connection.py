@@ -1,5 +1,7 @@
 """Opens WebSocket connections to a service, and says what it means when that fails or they end."""
 
+import asyncio
+
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
@@ -20,6 +22,9 @@ AT_CAPACITY_CLOSURE = 1013
 RESUMABLE_CLOSURES = (1001, 1005, 1006, 1012)
 """Close codes of a server that goes away or restarts."""
 
+CLOSE_TIMEOUT_S = 2.0
+"""How long a server may take to answer a close frame."""
+
 MAX_MESSAGE_BYTES = 2**20
 """Largest message accepted from a server."""
 
@@ -29,6 +34,7 @@ UNREAD_MESSAGES = 256
 
 async def open_connection(address: str, api_key: str | None, open_timeout_s: float) -> ClientConnection:
     """Open a connection. Raises `InvalidAddress`, `ConnectionRefused`, `KeyRefused` and `ServerSilent`."""
+    shown = address.partition("?")[0]  # the query may hold a key
     try:
         return await open_websocket(
             address,
@@ -36,15 +42,15 @@ async def open_connection(address: str, api_key: str | None, open_timeout_s: flo
             proxy=None if is_loopback(address) else True,
             compression=None,  # audio does not compress, and tokens are too short to
             open_timeout=open_timeout_s,
-            close_timeout=5,
+            close_timeout=CLOSE_TIMEOUT_S,
             ping_interval=None,  # the server pings, and `timeout_s` notices when it stops
             max_size=MAX_MESSAGE_BYTES,
             max_queue=UNREAD_MESSAGES,
         )
     except TimeoutError:
-        raise ServerSilent(f"{address}: no answer within {open_timeout_s:g} s") from None
+        raise ServerSilent(f"{shown}: no answer within {open_timeout_s:g} s") from None
     except InvalidURI as error:
-        raise InvalidAddress(str(error)) from None
+        raise InvalidAddress(f"{shown} is not an address ({error.msg})") from None
     except InvalidStatus as error:
         status = error.response.status_code
         if status in (401, 403):
@@ -52,13 +58,22 @@ async def open_connection(address: str, api_key: str | None, open_timeout_s: flo
             # Many servers answer 403 for a path they do not know, too; one that asks for a key may say so in a header.
             certain = status == 401 or "WWW-Authenticate" in error.response.headers
             otherwise = "" if certain else ", or the path is wrong"
-            raise KeyRefused(f"{address}: the server asks for {asked}{otherwise} (HTTP {status})") from None
-        raise ConnectionRefused(f"{address}: the server answered HTTP {status} instead of a WebSocket") from None
+            raise KeyRefused(f"{shown}: the server asks for {asked}{otherwise} (HTTP {status})") from None
+        raise ConnectionRefused(f"{shown}: the server answered HTTP {status} instead of a WebSocket") from None
     except UnicodeError as error:
-        raise InvalidAddress(f"{address}: expected the name of a host ({error})") from None
+        raise InvalidAddress(f"{shown}: expected the name of a host ({error})") from None
     except (OSError, WebSocketException) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConnectionRefused(f"{address}: no connection ({reason})") from None
+        raise ConnectionRefused(f"{shown}: no connection ({reason})") from None
+
+
+async def close_connection(connection: ClientConnection) -> None:
+    """Close it, or cut it off if the server does not take the farewell: the library alone waits for minutes."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await connection.close()
+    except TimeoutError:
+        connection.transport.abort()
 
 
 def may_resume(error: ConnectionClosed) -> bool:

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from serve_app.client.address import stream_url
-from serve_app.client.connection import may_resume, open_connection, what_it_means
+from serve_app.client.connection import close_connection, may_resume, open_connection, what_it_means
 from serve_app.client.errors import (
     ClientError,
     ConnectionRefused,
@@ -125,7 +125,7 @@ class Stream:
 
     async def close(self) -> None:
         """Close the connection; the session is over for the server too."""
-        await self._connection.close()
+        await close_connection(self._connection)
 
     async def _send(self, what: NDArray[np.float32] | Control) -> None:
         self._sent.add(what)
@@ -176,7 +176,7 @@ class Stream:
         async with self._restoring:
             if self._connection is not broken:
                 return  # the other task has done it
-            await broken.close()
+            await close_connection(broken)
             deadline = time.monotonic() + self._resume_s
             wait_s = FIRST_RETRY_S
             while worth_it and not self._done and time.monotonic() + wait_s <= deadline:
@@ -204,7 +204,7 @@ class Stream:
         try:
             answer = await self._first_answer(connection)
             if isinstance(answer, Failure) and answer.code == UNKNOWN_SESSION and self._sent.after(0, 0, False):
-                await connection.close()
+                await close_connection(connection)
                 connection = await self._reconnect(None, 0)
                 answer = await self._first_answer(connection)
             if isinstance(answer, Failure):
@@ -219,7 +219,7 @@ class Stream:
             for what in missing:
                 await self._transmit(connection, what)
         except BaseException:
-            await connection.close()
+            await close_connection(connection)
             raise
         return connection
 

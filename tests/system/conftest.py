@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import websockets
 import yaml
 
 from serve_app.cli.server import free_port
@@ -111,5 +112,24 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         running.wait_until_ready()
         yield running
     finally:
-        left = running.stop()
+        farewells, left = asyncio.run(stop_while_clients_speak(running))
     assert not left, f"processes outlived the service: {left}"
+    assert farewells == [(1012, "restarting"), (1012, "restarting")]
+
+
+async def stop_while_clients_speak(service: RunningService) -> tuple[list[tuple[int | None, str]], list]:
+    """Stop the service; how the connections of two clients ended, one of which resumes by itself."""
+    farewells = []
+    async with (
+        websockets.connect(service.url) as plain,
+        websockets.connect(f"{service.url}?resumable=true") as movable,
+    ):
+        for connection in (plain, movable):
+            await connection.recv()
+            await connection.send(bytes(96_000))
+        left = await asyncio.to_thread(service.stop)
+        for connection in (plain, movable):
+            async with asyncio.timeout(10):
+                await connection.wait_closed()
+            farewells.append((connection.close_code, (connection.close_reason or "")[:10]))
+    return farewells, left

@@ -68,10 +68,6 @@ class Realtime(Dialect):
         check_model(self._query.get("model"), self._model)
         return Wishes()
 
-    def waiting(self, place: int) -> Iterable[Message]:
-        """Nothing: these clients do not know of a line."""
-        return ()
-
     def ready(self, session: Session, resume_token: str) -> Iterable[Message]:
         """`session.created`."""
         self._session_id = f"sess_{session.id}"
@@ -84,10 +80,6 @@ class Realtime(Dialect):
     def error(self, error: SpeechError) -> Iterable[Message]:
         """`error`."""
         return self._told([*self._take_replies(), _error(error)])
-
-    def ping(self) -> Iterable[Message]:
-        """Nothing: the servers ping on WebSocket's own level."""
-        return ()
 
     async def receive(self, session: Session, message: Message) -> Iterable[Message]:
         """Act on an event. What is wrong with one is told, and has no other effect."""
