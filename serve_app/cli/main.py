@@ -1,8 +1,9 @@
-"""The `stt` command: `stt transcribe`, `stt serve`, `stt demo`."""
+"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt demo`."""
 
 import typer
 
 from serve_app.cli.demo import demo
+from serve_app.cli.mic import mic
 from serve_app.cli.serve import serve
 from serve_app.cli.transcribe import transcribe
 
@@ -13,6 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(transcribe)
+app.command()(mic)
 app.command()(serve)
 app.command()(demo)
 
