@@ -59,6 +59,9 @@ class Microphone:
             self.lost_blocks += bool(status.input_overflow)
             loop.call_soon_threadsafe(self._keep, block[:, 0].copy())
 
+        def finished() -> None:
+            loop.call_soon_threadsafe(self._keep, None)
+
         resampler = Resampler(self._rate_hz)
         try:
             with self._sounddevice.InputStream(
@@ -68,7 +71,7 @@ class Microphone:
                 channels=1,
                 dtype="float32",
                 callback=heard,
-                finished_callback=lambda: loop.call_soon_threadsafe(self._keep, None),
+                finished_callback=finished,
             ):
                 while (block := await self._waiting.get()) is not None:
                     yield resampler.push(block)

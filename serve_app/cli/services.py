@@ -7,8 +7,8 @@
 Address: `--url`; else `--service NAME`; else STT_URL; else the service `local`, whose address is LOCAL_WS_URL, else
 what the file says, else this machine's.
 
-Key: `--api-key`; else the variable that the service's `api_key_env` names; else STT_API_KEY; else the pair MODAL_KEY and
-MODAL_SECRET, which is sent in headers of those names.
+Key: `--api-key`; else the variable that the service's `api_key_env` names; else STT_API_KEY; else the pair MODAL_KEY
+and MODAL_SECRET, which is sent in headers of those names.
 """
 
 from collections.abc import Mapping
