@@ -17,6 +17,7 @@ from websockets.asyncio.server import ServerConnection
 from serve_app import client
 from serve_app.audio.download import read_url
 from serve_app.audio.files import MOST_STREAMED_BYTES, AudioFileError
+from serve_app.settings import key_digest
 from tests.support import SAMPLES, Service, serving
 from tests.test_client import READY, peer, say
 
@@ -44,6 +45,22 @@ async def test_formats_and_the_service_from_the_environment(service, clip, tmp_p
         LOCAL_WS_URL=service.url, XDG_CONFIG_HOME=str(tmp_path),
     )  # fmt: skip
     assert (status, output.split(), errors) == (0, clip.words, "")
+
+
+async def test_every_way_to_bring_a_key(engines, clip, tmp_path):
+    keys = [{"name": "pair", "sha256": key_digest(b"k:s")}, {"name": "club", "sha256": key_digest(b"open sesame")}]
+    (tmp_path / "stt").mkdir()
+    async with serving(engines, auth={"keys": keys}) as service:
+        file = tmp_path / "stt" / "services.yaml"
+        file.write_text(f"club: {{url: {service.url}, api_key_env: CLUB_KEY}}")
+        run = ("transcribe", str(clip.path), "--rtf", "0")
+        status, _, errors = await stt(*run, "--url", service.url)
+        assert (status, "the server asks for an API key" in errors) == (3, True)
+        results = await asyncio.gather(
+            stt(*run, "--url", service.url, MODAL_KEY="k", MODAL_SECRET="s"),
+            stt(*run, "--service", "club", CLUB_KEY="open sesame", STT_API_KEY="no", XDG_CONFIG_HOME=str(tmp_path)),
+        )
+    assert [(status, output.split()) for status, output, _ in results] == [(0, clip.words)] * 2
 
 
 async def test_subtitles_next_to_the_text_and_instead_of_it(service, clip, tmp_path):

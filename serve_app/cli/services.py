@@ -81,7 +81,7 @@ def find_access(url: str | None, service: str | None, api_key: str | None, envir
         api_key = environ.get(key_variable)
         if not api_key:
             raise UnknownService(f"service {service or LOCAL}: expected its key in the variable {key_variable}")
-    api_key = api_key or environ.get("STT_API_KEY")
+    api_key = api_key or environ.get("STT_API_KEY", "").strip()
     pair = {f"Modal-{part.capitalize()}": environ.get(f"MODAL_{part}", "") for part in ("KEY", "SECRET")}
     return Access(address, api_key or None, {} if api_key or not all(pair.values()) else pair)
 
