@@ -1,17 +1,22 @@
 """Audio that travels as s16, at another rate or as Ogg/Opus: the words are the same, also after cuts."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from serve_app import client
 from serve_app.audio.formats import parse_audio_format
 from serve_app.audio.stream import AudioStream
 from serve_app.client.encoding import declaration, make_encoder
 from tests.support import Service, serving
+from tests.test_client import DONE, READY, say
 from tests.test_client_resume import listen, network, speak
+
+PIECES = 370
 
 WAYS = [("s16", 24_000), ("s16", 16_000), ("f32", 48_000), ("opus", 24_000)]
 
@@ -79,3 +84,40 @@ async def test_samples_that_cannot_be_encoded(service, format):
     async with client.connect(service.url, format=format) as stream:
         with pytest.raises(ValueError, match="expected finite samples"):
             await stream.send([0.0, np.nan])
+
+
+async def test_what_is_sent_while_the_rest_is_sent_again_is_not_lost():
+    taken: list[bytes | str] = []
+    connections = 0
+
+    async def script(connection: ServerConnection) -> None:
+        nonlocal connections
+        connections += 1
+        received = {"received": {"samples": 0, "flushes": 0, "end": False}} if connections > 1 else {}
+        await say(connection, READY | {"resume_token": "t"} | received)
+        if connections == 1:
+            for _ in range(PIECES - 1):  # the first one is still in the resampler
+                await connection.recv()
+            connection.transport.abort()
+            return
+        await asyncio.sleep(1.0)  # the client is held up in the middle of it: at 48 kHz no socket's buffer holds it all
+        async for message in connection:
+            taken.append(message)
+            if isinstance(message, str):
+                await say(connection, DONE)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        async with serve(script, sock=listener, max_size=None), client.connect(address, sample_rate=48_000) as stream:
+            listening = asyncio.create_task(listen(stream))
+            before, after = np.zeros(PIECES * 1_920, np.float32), np.ones(1_000, np.float32)
+            for start in range(0, len(before), 1_920):
+                await stream.send(before[start : start + 1_920])
+            while connections < 2:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            await stream.send(after)
+            await stream.end()
+            assert isinstance((await listening)[-1], client.Done)
+    assert len(b"".join(taken[:-1])) == 2 * (before.nbytes + after.nbytes)
