@@ -21,7 +21,7 @@ _PIECE_BYTES = 2**20
 class AudioFileError(Exception):
     """A file cannot be read as audio; the text names the file and what is wrong with it."""
 
-    def __init__(self, path: Path, problem: str) -> None:
+    def __init__(self, path: Path | str, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
         self.path = path
         self.problem = problem
@@ -45,7 +45,7 @@ def read_audio(path: str | os.PathLike[str]) -> NDArray[np.float32]:
         raise AudioFileError(file, f"cannot be read ({error.strerror})") from error
 
 
-def read_stream(stream: BinaryIO, name: Path) -> NDArray[np.float32]:
+def read_stream(stream: BinaryIO, name: Path | str) -> NDArray[np.float32]:
     """Read what comes through a pipe up to its end, as `read_audio` reads a file; `name` is what messages call it.
 
     Raises `AudioFileError`, for more than `MOST_STREAMED_BYTES` too.
@@ -64,7 +64,7 @@ def read_stream(stream: BinaryIO, name: Path) -> NDArray[np.float32]:
         raise AudioFileError(name, f"cannot be read ({error.strerror})") from error
 
 
-def _decode(stream: BinaryIO, name: Path) -> NDArray[np.float32]:
+def _decode(stream: BinaryIO, name: Path | str) -> NDArray[np.float32]:
     try:
         return np.concatenate(list(decode_upload(stream, max_seconds=math.inf)))
     except InvalidAudio as error:

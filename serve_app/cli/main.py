@@ -1,9 +1,10 @@
-"""The `stt` command: `stt transcribe`, `stt serve`, `stt keys`, `stt demo`."""
+"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt keys`, `stt demo`."""
 
 import typer
 
 from serve_app.cli.demo import demo
 from serve_app.cli.keys import keys
+from serve_app.cli.mic import mic
 from serve_app.cli.serve import serve
 from serve_app.cli.transcribe import transcribe
 
@@ -14,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(transcribe)
+app.command()(mic)
 app.command()(serve)
 app.command()(demo)
 app.add_typer(keys, name="keys")

@@ -4,77 +4,106 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from serve_app import client
-from serve_app.audio.files import AudioFileError, read_audio, read_stream
-from serve_app.cli.failure import BAD_INPUT, FAILED, NO_SERVER, fail
-from serve_app.settings import environment_key
+from serve_app import client, subtitles
+from serve_app.audio.download import is_web_address, read_url
+from serve_app.audio.files import read_audio, read_stream
+from serve_app.cli.failure import BAD_INPUT, fail, failures_reported
+from serve_app.cli.printing import JsonLines, Printer, Segments, TextLines, WordLines
+from serve_app.cli.services import Key, ServiceName, Url, Wait, WireFormat, find_access
 
 STANDARD_INPUT = Path("standard input")
 """What messages call it."""
 
-DEFAULT_URL = "ws://127.0.0.1:8000/v1/stream"
-
 
 def transcribe(
     file: Annotated[
-        Path, typer.Argument(help="A WAV, FLAC, MP3 or Ogg (Vorbis or Opus) file, or - for standard input.")
+        str,
+        typer.Argument(
+            help="A WAV, FLAC, MP3, Ogg, WebM or M4A file, its http(s) address, or - for standard input.",
+            metavar="FILE|URL|-",
+        ),
     ],
     *,
-    url: Annotated[str, typer.Option(envvar="STT_URL", help="Where the service is.")] = DEFAULT_URL,
+    url: Url = None,
+    service: ServiceName = None,
+    api_key: Key = None,
     rtf: Annotated[
         float, typer.Option(min=0, help="Speed: 1 is real time, 3 three times faster, 0 as fast as it goes.")
     ] = 1.0,
+    format: WireFormat = "f32",
+    wait: Wait = 0.0,
     json: Annotated[bool, typer.Option("--json", help="One JSON event per line.")] = False,
     words: Annotated[bool, typer.Option("--words", help="One word per line, with start and end in seconds.")] = False,
-    api_key: Annotated[
-        str | None, typer.Option(help="The service's API key; else STT_API_KEY, or MODAL_KEY and MODAL_SECRET.")
+    srt: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Also write SubRip subtitles; - prints them instead of text.")
+    ] = None,
+    vtt: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Also write WebVTT subtitles; - prints them instead of text.")
     ] = None,
 ) -> None:
     """Stream a file to the service and print its text as it comes."""
-    try:
-        samples = read_stream(sys.stdin.buffer, STANDARD_INPUT) if str(file) == "-" else read_audio(file)
-        key = api_key or environment_key(os.environ)
-        asyncio.run(_print_events(samples, url, rtf, as_json=json, words=words, api_key=key))
-    except (AudioFileError, client.InvalidAddress) as error:
-        fail(error, BAD_INPUT)
-    except client.ConnectionRefused as error:
-        fail(error, NO_SERVER)
-    except client.ServerError as error:
-        later = f"; try again in {error.retry_after_s:g} s" if error.retry_after_s is not None else ""
-        fail(f"the server reports: {error}{later}", FAILED)
-    except client.ClientError as error:
-        fail(error, FAILED)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    subtitles_printed = [srt, vtt].count("-")
+    if json + words + subtitles_printed > 1:
+        fail("expected one of --json, --words, --srt - and --vtt -: all of them print", BAD_INPUT)
+    printer = JsonLines() if json else WordLines() if words else TextLines()
+    segments = Segments()
+    with failures_reported(), contextlib.ExitStack() as outputs:
+        access = find_access(url, service, api_key, os.environ)
+        samples = _samples(file)
+        targets = {
+            kind: outputs.enter_context(_output(name))
+            for kind, name in ((subtitles.srt, srt), (subtitles.vtt, vtt))
+            if name
+        }
+        events = client.transcribe(
+            access.url,
+            samples,
+            rtf=rtf,
+            words=words or bool(targets),
+            api_key=access.api_key,
+            headers=access.headers,
+            wait_s=wait,
+            format=format,
+        )
+        try:
+            asyncio.run(_show(events, [segments] if subtitles_printed else [printer, segments]))
+        finally:  # what was heard before a failure counts, too
+            for written, output in targets.items():
+                output.write(written(subtitles.cues(segments.found)))
 
 
-async def _print_events(
-    samples: NDArray[np.float32], url: str, rtf: float, *, as_json: bool, words: bool, api_key: str
-) -> None:
-    line_open = False
+async def _show(events: AsyncGenerator[client.Arrival], printers: list[Printer]) -> None:
     try:
-        events = client.transcribe(url, samples, rtf=rtf, words=words, api_key=api_key)
         # Closed before the loop is, whatever ends this: a reader like `head` that has seen enough breaks the pipe.
         async with contextlib.aclosing(events) as arrivals:
             async for arrival in arrivals:
-                match arrival.event:
-                    case event if as_json:
-                        print(event.model_dump_json(exclude_none=True), flush=True)
-                    case client.Word(text=text, start=start, end=end) if words:
-                        print(f"{start:.2f}-{end:.2f} {text}", flush=True)
-                    case client.Token(text=text) if not words:
-                        print(text if line_open else text.lstrip(), end="", flush=True)
-                        line_open = True
-                    case client.TurnEnd() if line_open:
-                        print(flush=True)
-                        line_open = False
+                for printer in printers:
+                    printer.show(arrival.event)
     finally:
-        if line_open:
-            print(flush=True)
+        for printer in printers:
+            printer.close()
+
+
+def _samples(file: str) -> NDArray[np.float32]:
+    if is_web_address(file):
+        return read_url(file)
+    return read_stream(sys.stdin.buffer, STANDARD_INPUT) if file == "-" else read_audio(file)
+
+
+def _output(name: str) -> AbstractContextManager[TextIO]:
+    """Opened before anything is heard: what cannot be written is told then."""
+    if name == "-":
+        return contextlib.nullcontext(sys.stdout)
+    try:
+        return Path(name).open("w", encoding="utf-8")
+    except OSError as error:
+        fail(f"{name}: cannot be written ({error.strerror})", BAD_INPUT)

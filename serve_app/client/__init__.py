@@ -1,5 +1,7 @@
-"""A small asynchronous client of the service's own protocol (`/v1/stream`)."""
+"""A small client of the service's own protocol (`/v1/stream`): asynchronous, and without asyncio as `client.sync`."""
 
+from serve_app.client import sync
+from serve_app.client.encoding import Format
 from serve_app.client.errors import (
     ClientError,
     ConnectionLost,
@@ -22,6 +24,7 @@ __all__ = [
     "Done",
     "Event",
     "Flushed",
+    "Format",
     "InvalidAddress",
     "KeyRefused",
     "Pace",
@@ -36,5 +39,6 @@ __all__ = [
     "Unknown",
     "Word",
     "connect",
+    "sync",
     "transcribe",
 ]

@@ -1,6 +1,7 @@
 """Opens WebSocket connections to a service, and says what it means when that fails or they end."""
 
 import asyncio
+from collections.abc import Mapping
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
@@ -32,13 +33,15 @@ UNREAD_MESSAGES = 256
 """Messages buffered for a caller that does not read; after that TCP holds the server back."""
 
 
-async def open_connection(address: str, api_key: str | None, open_timeout_s: float) -> ClientConnection:
+async def open_connection(
+    address: str, api_key: str | None, open_timeout_s: float, headers: Mapping[str, str] | None = None
+) -> ClientConnection:
     """Open a connection. Raises `InvalidAddress`, `ConnectionRefused`, `KeyRefused` and `ServerSilent`."""
     shown = address.partition("?")[0]  # the query may hold a key
     try:
         return await open_websocket(
             address,
-            additional_headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            additional_headers={**(headers or {}), **({"Authorization": f"Bearer {api_key}"} if api_key else {})},
             proxy=None if is_loopback(address) else True,
             compression=None,  # audio does not compress, and tokens are too short to
             open_timeout=open_timeout_s,
@@ -54,7 +57,7 @@ async def open_connection(address: str, api_key: str | None, open_timeout_s: flo
     except InvalidStatus as error:
         status = error.response.status_code
         if status in (401, 403):
-            asked = "another API key" if api_key else "an API key"
+            asked = "another API key" if api_key or headers else "an API key"
             # Many servers answer 403 for a path they do not know, too; one that asks for a key may say so in a header.
             certain = status == 401 or "WWW-Authenticate" in error.response.headers
             otherwise = "" if certain else ", or the path is wrong"

@@ -32,6 +32,12 @@ class SendBuffer:
         self._sent: deque[_Sent] = deque()
         self._samples = 0
         self._flushes = 0
+        self._ended = False
+
+    @property
+    def total(self) -> tuple[int, int, bool]:
+        """Samples and flushes that were ever sent, and whether the end was."""
+        return self._samples, self._flushes, self._ended
 
     def add(self, what: NDArray[np.float32] | Control) -> None:
         """Remember what is being sent now: samples, float32 [n], or a control message."""
@@ -40,6 +46,8 @@ class SendBuffer:
             self._samples += len(what)
         elif what == "flush":
             self._flushes += 1
+        else:
+            self._ended = True
         while len(self._sent) > 1 and self._sent[1].first < self._samples - self._capacity:
             self._sent.popleft()
 

@@ -1,19 +1,18 @@
 """One streaming session, seen from the client."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from serve_app.client.address import stream_url
-from serve_app.client.connection import close_connection, may_resume, open_connection, what_it_means
+from serve_app.client.connection import may_resume, open_connection, what_it_means
+from serve_app.client.encoding import Format, check_format, declaration, make_encoder
 from serve_app.client.errors import (
     ClientError,
     ConnectionRefused,
@@ -33,9 +32,10 @@ from serve_app.client.events import (
     Token,
     TurnEnd,
     Word,
-    parse,
 )
+from serve_app.client.line import Line
 from serve_app.client.send_buffer import Control, SendBuffer
+from serve_app.speech import SAMPLE_RATE_HZ
 
 FIRST_RETRY_S = 0.1
 LONGEST_RETRY_S = 2.0
@@ -62,11 +62,10 @@ class Stream:
     has not taken is sent again, what was not read comes again, nothing comes twice.
     """
 
-    def __init__(self, connection: ClientConnection, reconnect: "Reconnect", timeout_s: float, resume_s: float) -> None:
+    def __init__(self, line: Line, reconnect: "Reconnect", resume_s: float) -> None:
         """`resume_s` is how long a broken connection may take to be made again; 0: it is not."""
-        self._connection = connection
+        self._line = line
         self._reconnect = reconnect
-        self._timeout_s = timeout_s
         self._resume_s = resume_s
         self._sent = SendBuffer()
         self._ready: Ready | None = None
@@ -125,22 +124,15 @@ class Stream:
 
     async def close(self) -> None:
         """Close the connection; the session is over for the server too."""
-        await close_connection(self._connection)
+        await self._line.close()
 
     async def _send(self, what: NDArray[np.float32] | Control) -> None:
         self._sent.add(what)
-        connection = self._connection
+        line = self._line
         try:
-            await self._transmit(connection, what)
+            await line.send(what)
         except ConnectionClosed as error:
-            await self._restore(connection, what_it_means(error), may_resume(error))  # which sends it again
-
-    async def _transmit(self, connection: ClientConnection, what: NDArray[np.float32] | Control) -> None:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await connection.send(json.dumps({"type": what}) if isinstance(what, str) else what.tobytes())
-        except TimeoutError:
-            raise ServerSilent(f"the server took no audio for {self._timeout_s:g} s") from None
+            await self._restore(line, what_it_means(error), may_resume(error))  # which sends it again
 
     async def _receive(self) -> Event | Ping | Failure:
         """The next message, over whichever connection it comes."""
@@ -148,40 +140,31 @@ class Stream:
             if self._ready and not self._ready_was_read:
                 self._ready_was_read = True
                 return self._ready
-            connection = self._connection
+            line = self._line
             try:
-                message = await self._message(connection)
+                message = await line.receive()
             except ConnectionClosed as error:
-                await self._restore(connection, what_it_means(error), may_resume(error))
+                await self._restore(line, what_it_means(error), may_resume(error))
                 continue
             match message:
                 case Ready():
                     self._ready = message
                 case Failure(code=code) if code == RESTARTING and self._resume_s:
-                    await self._restore(connection, _reported(message), worth_it=True)
+                    await self._restore(line, _reported(message), worth_it=True)
                 case _:
                     return message
 
-    async def _message(self, connection: ClientConnection) -> Event | Ping | Failure:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return parse(await connection.recv())
-        except TimeoutError:
-            raise ServerSilent(f"the server said nothing for {self._timeout_s:g} s") from None
-        except UnicodeDecodeError:
-            raise ProtocolViolation("expected a JSON message, got text that is not UTF-8") from None
-
-    async def _restore(self, broken: ClientConnection, error: ClientError, worth_it: bool) -> None:
+    async def _restore(self, broken: Line, error: ClientError, worth_it: bool) -> None:
         """Make the connection again and send what the server lacks. Raises `error` where that is not possible."""
         async with self._restoring:
-            if self._connection is not broken:
+            if self._line is not broken:
                 return  # the other task has done it
-            await close_connection(broken)
+            await broken.close()
             deadline = time.monotonic() + self._resume_s
             wait_s = FIRST_RETRY_S
             while worth_it and not self._done and time.monotonic() + wait_s <= deadline:
                 try:
-                    self._connection = await self._go_on(error)
+                    self._line = await self._go_on(error)
                     self.reconnects += 1
                     return
                 except KeyRefused:
@@ -191,7 +174,7 @@ class Stream:
                     wait_s = min(2 * wait_s, LONGEST_RETRY_S)
             raise error from None
 
-    async def _go_on(self, error: ClientError) -> ClientConnection:
+    async def _go_on(self, error: ClientError) -> Line:
         """One try: a new connection on which everything that the server lacked was sent.
 
         A session that the server has lost, or had not begun, is begun again if all of its audio is still here: its
@@ -200,33 +183,35 @@ class Stream:
         token = self._ready.resume_token if self._ready else None
         if self._ready and token is None:
             raise error  # a server that cannot resume
-        connection = await self._reconnect(token, self._last_seq)
+        line = await self._reconnect(token, self._last_seq)
         try:
-            answer = await self._first_answer(connection)
+            answer = await self._first_answer(line)
             if isinstance(answer, Failure) and answer.code == UNKNOWN_SESSION and self._sent.after(0, 0, False):
-                await close_connection(connection)
-                connection = await self._reconnect(None, 0)
-                answer = await self._first_answer(connection)
+                await line.close()
+                line = await self._reconnect(None, 0)
+                answer = await self._first_answer(line)
             if isinstance(answer, Failure):
                 raise _NotYet if answer.code in PASSING_FAILURES else error
-            taken = answer.received
-            missing = (
-                self._sent.after(taken.samples, taken.flushes, taken.end) if taken else self._sent.after(0, 0, False)
-            )
+            received = answer.received
+            taken = (received.samples, received.flushes, received.end) if received else (0, 0, False)
+            missing = self._sent.after(*taken)
             if missing is None:
                 raise error
             self._ready = answer
-            for what in missing:
-                await self._transmit(connection, what)
+            while missing:
+                taken = self._sent.total
+                for what in missing:
+                    await line.send(what)
+                missing = self._sent.after(*taken)  # what the other task has sent meanwhile
         except BaseException:
-            await close_connection(connection)
+            await line.close()
             raise
-        return connection
+        return line
 
-    async def _first_answer(self, connection: ClientConnection) -> Ready | Failure:
+    async def _first_answer(self, line: Line) -> Ready | Failure:
         """What the server says to a new connection, once it is our turn."""
         while True:
-            match await self._message(connection):
+            match await line.receive():
                 case Ready() | Failure() as answer:
                     return answer
                 case Status() | Ping():
@@ -238,7 +223,7 @@ class Stream:
 class Reconnect(Protocol):
     """Opens a connection that takes a session up again, or begins it again."""
 
-    def __call__(self, resume_token: str | None, last_seq: int) -> Awaitable[ClientConnection]:
+    def __call__(self, resume_token: str | None, last_seq: int) -> Awaitable[Line]:
         """Raises what `connect` raises."""
 
 
@@ -247,8 +232,11 @@ async def connect(
     url: str,
     *,
     api_key: str | None = None,
+    headers: Mapping[str, str] | None = None,
     words: bool = False,
     wait_s: float = 0.0,
+    format: Format = "f32",
+    sample_rate: int = SAMPLE_RATE_HZ,
     open_timeout_s: float = 10.0,
     timeout_s: float = 30.0,
     resume_s: float = 60.0,
@@ -256,23 +244,32 @@ async def connect(
     """Open a session; leaving the block closes it, whatever its state.
 
     `url` is `ws://…`, `http://…` or `host:port`; without a path it means `/v1/stream`. With `words` the server also
-    sends `Word` events. With `wait_s` the session waits so long in line where every slot is taken. `timeout_s` bounds
-    the wait for each message either way, `resume_s` the time spent on getting a broken connection back (0: none).
+    sends `Word` events. With `wait_s` the session waits so long in line where every slot is taken. `format` and
+    `sample_rate` are how the audio travels: s16 takes half of f32's bytes, opus a twenty-fourth; opus has its own rate.
+    `headers` are sent along, for whatever guards the service. `timeout_s` bounds the wait for each message either way,
+    `resume_s` the time spent on getting a broken connection back (0: none).
 
-    Raises `InvalidAddress`, `ConnectionRefused`, `KeyRefused` and `ServerSilent`.
+    Raises `ValueError` for a format that the client does not make, `InvalidAddress`, `ConnectionRefused`, `KeyRefused`
+    and `ServerSilent`.
     """
-    wishes = {"words": "true"} if words else {}
+    check_format(format, sample_rate)
+    wishes = declaration(format, sample_rate)
+    if words:
+        wishes["words"] = "true"
     if wait_s:
         wishes["wait_s"] = f"{wait_s:g}"
     if resume_s:
         wishes["resumable"] = "true"
 
-    async def reconnect(resume_token: str | None, last_seq: int) -> ClientConnection:
-        resuming = {"resume": resume_token, "last_seq": str(last_seq)} if resume_token else {}
-        return await open_connection(stream_url(url, wishes | resuming), api_key, min(open_timeout_s, resume_s))
+    async def open_line(wishes: dict[str, str], timeout: float) -> Line:
+        connection = await open_connection(stream_url(url, wishes), api_key, timeout, headers)
+        return Line(connection, make_encoder(format, sample_rate), timeout_s)
 
-    connection = await open_connection(stream_url(url, wishes), api_key, open_timeout_s)
-    stream = Stream(connection, reconnect, timeout_s, resume_s)
+    async def reconnect(resume_token: str | None, last_seq: int) -> Line:
+        resuming = {"resume": resume_token, "last_seq": str(last_seq)} if resume_token else {}
+        return await open_line(wishes | resuming, min(open_timeout_s, resume_s))
+
+    stream = Stream(await open_line(wishes, open_timeout_s), reconnect, resume_s)
     try:
         yield stream
     finally:

@@ -2,17 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.client.encoding import Format
 from serve_app.client.errors import ClientError
-from serve_app.client.events import Event
+from serve_app.client.events import Event, Ready
 from serve_app.client.stream import Stream, connect
-from serve_app.speech import FRAME_SAMPLES, FRAME_SECONDS
+from serve_app.speech import FRAME_SAMPLES, FRAME_SECONDS, SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ async def transcribe(
     rtf: float = 1.0,
     words: bool = False,
     api_key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    wait_s: float = 0.0,
+    format: Format = "f32",
+    sample_rate: int = SAMPLE_RATE_HZ,
     open_timeout_s: float = 10.0,
     timeout_s: float = 30.0,
     pace: Pace | None = None,
@@ -53,17 +58,28 @@ async def transcribe(
     """Send samples (float32 [n], mono, 24 kHz) in chunks of 80 ms and yield what comes back, up to `Done`.
 
     `rtf` is the speed: 1 is real time, 3 three times faster, 0 as fast as the server takes it. `pace` is filled with
-    how the sending went. Raises what `connect` and `Stream` raise.
+    how the sending went; the other arguments are those of `connect`. Raises what `connect` and `Stream` raise.
     """
     if not rtf >= 0:
         raise ValueError(f"rtf: expected 0 or more, got {rtf}")
     if samples.ndim != 1:
         raise ValueError(f"samples: expected one dimension, got {samples.ndim}")
     pace = Pace() if pace is None else pace
-    async with connect(url, api_key=api_key, words=words, open_timeout_s=open_timeout_s, timeout_s=timeout_s) as stream:
-        ready = await anext(stream)
+    async with connect(
+        url,
+        api_key=api_key,
+        headers=headers,
+        words=words,
+        wait_s=wait_s,
+        format=format,
+        sample_rate=sample_rate,
+        open_timeout_s=open_timeout_s,
+        timeout_s=timeout_s,
+    ) as stream:
+        first: Event | None = None
+        while not isinstance(first, Ready):  # before which comes the place in line, if any
+            yield Arrival(first := await anext(stream), 0.0)
         origin = time.monotonic()
-        yield Arrival(ready, 0.0)
         sending = asyncio.create_task(_send(stream, samples, rtf, pace, origin))
         try:
             async for event in stream:
