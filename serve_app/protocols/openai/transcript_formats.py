@@ -1,9 +1,8 @@
 """A finished transcript in OpenAI's response formats."""
 
-from collections.abc import Iterable
-
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from serve_app import subtitles
 from serve_app.protocols.openai.form import Form
 from serve_app.segments import Segment, Segmenter
 from serve_app.session.core import Event
@@ -46,9 +45,9 @@ class Transcript:
             case "text":
                 return PlainTextResponse(self.text + "\n")
             case "srt":
-                return PlainTextResponse(_srt(self._segments))
+                return PlainTextResponse(subtitles.srt(subtitles.cues(self._segments)))
             case "vtt":
-                return PlainTextResponse(_vtt(self._segments))
+                return PlainTextResponse(subtitles.vtt(subtitles.cues(self._segments)))
             case "verbose_json":
                 return JSONResponse(self._verbose(form))
         return JSONResponse({"text": self.text, "usage": self._duration})
@@ -112,29 +111,3 @@ def _described(number: int, segment: Segment) -> dict[str, object]:
         "compression_ratio": 0.0,
         "no_speech_prob": 0.0,
     }
-
-
-def _srt(segments: Iterable[Segment]) -> str:
-    return "".join(
-        f"{number}\n{_time(segment.start_s, ',')} --> {_time(segment.end_s, ',')}\n{segment.text}\n\n"
-        for number, segment in enumerate(segments, 1)
-    )
-
-
-def _vtt(segments: Iterable[Segment]) -> str:
-    cues = (
-        f"{_time(segment.start_s, '.')} --> {_time(segment.end_s, '.')}\n{_escaped(segment.text)}\n\n"
-        for segment in segments
-    )
-    return "WEBVTT\n\n" + "".join(cues)
-
-
-def _escaped(text: str) -> str:
-    """WebVTT reads tags and entities in cues."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _time(seconds: float, point: str) -> str:
-    rest, milliseconds = divmod(round(seconds * 1000), 1000)
-    minutes, second = divmod(rest, 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{milliseconds:03}"
