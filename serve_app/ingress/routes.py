@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
 from serve_app.ingress.watchdog import Watchdog
+from serve_app.ingress.web import WebPage
 from serve_app.protocols.conversation import Host, converse
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.session.admission import Admission
@@ -42,6 +43,7 @@ class Ingress:
         self._connections = ConnectionLimit(settings.ingress)
         self._watchdog = Watchdog(self.sessions, self._admission, engines)
         metrics.registry.register(self._watchdog)
+        self._web = WebPage()
         self._started_at = time.time()
 
     def application(self) -> Starlette:
@@ -54,6 +56,7 @@ class Ingress:
                 Route("/readyz", self.readiness),
                 Route("/status", self.status),
                 Route("/metrics", self.metrics),
+                *self._web.routes(),
                 WebSocketRoute("/v1/stream", self.stream_v1),
             ],
             middleware=[Middleware(BrokenConnections)],
@@ -75,7 +78,9 @@ class Ingress:
         await self._engines.stop()
 
     async def information(self, request: Request) -> Response:
-        """`GET /`: what this service is."""
+        """`GET /`: what this service is; for browsers a page to try it."""
+        if self._web.is_wanted(request):
+            return self._web.page(request)
         return JSONResponse(
             {
                 "service": self._settings.app_name,
@@ -84,7 +89,8 @@ class Ingress:
                 "ready": self._engines.is_ready,
                 "endpoints": {"stream": "/v1/stream", "health": "/health", "ready": "/readyz", "status": "/status",
                               "metrics": "/metrics"},
-            }
+            },
+            headers={"Vary": "Accept"},
         )  # fmt: skip
 
     async def health(self, request: Request) -> Response:
@@ -104,6 +110,7 @@ class Ingress:
                 "service": self._settings.app_name,
                 "model": self._settings.model,
                 "ready": self._engines.is_ready,
+                "longest_wait_seconds": self._settings.ingress.max_wait_seconds,
                 "replica": os.getpid(),
                 "uptime_seconds": round(time.time() - self._started_at, 1),
                 "sessions_open": len(self.sessions),
