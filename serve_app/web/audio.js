@@ -6,9 +6,9 @@ const RATES = [8_000, 16_000, 22_050, 24_000, 44_100, 48_000];
 
 export class AudioProblem extends Error {}
 
-// Calls `onSamples` with each 80 ms until `stop()`, `onLost` when the microphone goes away by itself.
-// Returns {rate, stop}.
-export async function openMicrophone(onSamples, onLost) {
+// Returns {rate, start, stop}: from `start(onSamples)` on each 80 ms is passed on, until `stop()`. `onLost` is called when
+// the microphone goes away by itself.
+export async function openMicrophone(onLost) {
   if (!navigator.mediaDevices) {
     throw new AudioProblem("Browsers allow the microphone only on secure pages (https). Files still work.");
   }
@@ -17,18 +17,19 @@ export async function openMicrophone(onSamples, onLost) {
   try {
     const { context, source } = connect(media);
     await context.audioWorklet.addModule(new URL("microphone_worklet.js", import.meta.url));
-    const worklet = new AudioWorkletNode(context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
-    worklet.port.onmessage = ({ data }) => onSamples(data);
+    const mono = { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" };
+    const worklet = new AudioWorkletNode(context, "microphone", mono);
     track.onended = onLost;
     source.connect(worklet);
     await context.resume();
+    const start = (onSamples) => (worklet.port.onmessage = ({ data }) => onSamples(data));
     const stop = () => {
       worklet.port.onmessage = null;
       track.onended = null;
       track.stop();
-      context.close();
+      if (context.state !== "closed") context.close();
     };
-    return { rate: context.sampleRate, stop };
+    return { rate: context.sampleRate, start, stop };
   } catch (error) {
     track.stop();
     throw error;

@@ -38,8 +38,9 @@ export class Stream {
   #lastReady = 0;
 
   // `rate` is that of the samples to come; a file (`keepsAll`) can be sent again from its beginning.
-  // Handlers: event(message), state(name, detail) with name connecting, waiting, live, migrating or reconnecting,
-  // askForKey(wasWrong).
+  // Handlers: askForKey(wasWrong); state(name, detail), its names being connecting and reconnecting (detail: why it has
+  // not worked yet), waiting (detail: place in line), live, migrating, parked; event(message) with the server's
+  // messages, and {type: "begun"} where a session begins and text without a word is void.
   constructor({ rate, keepsAll = false, handlers }) {
     this.#rate = rate;
     this.#sent = new SendBuffer(keepsAll ? Infinity : KEEP_S * rate);
@@ -80,7 +81,7 @@ export class Stream {
         if (error instanceof KeyRefused || error instanceof ServerError) throw error;
         if (this.#lastReady !== tried) waitS = FIRST_RETRY_S;
         if (performance.now() - this.#lastReady > GIVE_UP_S * 1000) {
-          throw new ServerError("The service did not come back.");
+          throw new ServerError(`The service is out of reach: ${error.message}.`);
         }
         this.#handlers.state(this.#token ? "reconnecting" : "connecting", error.message);
         await sleep(Math.max(waitS, error.retryAfterS ?? 0));

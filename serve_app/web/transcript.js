@@ -7,7 +7,7 @@ const LONGEST_GAP_S = 1.5;
 export class Transcript {
   turns = []; // of words {text, start, end}
   interim = []; // of {text, heardAt}, one for each word
-  #turnIsOver = true;
+  turnIsOver = true;
 
   get isEmpty() {
     return this.turns.length === 0;
@@ -29,15 +29,15 @@ export class Transcript {
   addWord({ text, start, end }) {
     const heardAt = this.interim[0]?.heardAt;
     for (let seen = 0; this.interim.length && seen < text.length; ) seen += this.interim.shift().text.trim().length;
-    if (this.#turnIsOver) this.turns.push([]);
-    this.#turnIsOver = false;
+    if (this.turnIsOver) this.turns.push([]);
+    this.turnIsOver = false;
     const word = { text, start, end };
     this.turns.at(-1).push(word);
     return { word, heardAt };
   }
 
   endTurn() {
-    this.#turnIsOver = true;
+    this.turnIsOver = true;
   }
 
   // The service begins again behind the last word: what came after it comes once more.
