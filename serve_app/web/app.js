@@ -9,7 +9,8 @@ import { TranscriptView } from "./transcript_view.js";
 
 const element = (id) => document.getElementById(id);
 const plot = new Plot(element("plot"));
-const FILE_PIECE = SERVER_RATE / 2;
+const SHOWN_PIECE = 0.08 * SERVER_RATE;
+const FILE_PIECE = 6 * SHOWN_PIECE;
 const SHOWN_PAUSE = 2; // of the probabilities of pauses of 0.5, 1, 2 and 3 s
 
 let transcript;
@@ -22,7 +23,7 @@ function clear() {
   view = new TranscriptView(element("transcript"), transcript);
   recordedS = 0;
   plot.clear();
-  element("latency").textContent = "";
+  element("progress").textContent = "";
   showText();
 }
 
@@ -30,8 +31,8 @@ function showText() {
   const hasText = !transcript.isEmpty || transcript.interim.length > 0;
   element("empty").hidden = hasText;
   element("transcript").hidden = !hasText;
-  for (const id of ["times", "copy", "save-text", "save-subtitles", "clear"]) element(id).disabled = transcript.isEmpty;
-  element("clear").disabled ||= running !== null;
+  element("with-text").hidden = transcript.isEmpty;
+  element("clear").disabled = running !== null;
 }
 
 function showState(name, text) {
@@ -86,7 +87,8 @@ function askForKey(wasWrong) {
 }
 
 // Transcribes what `feed(stream)` sends, until the service is done with it; `heardS()` is how much audio there was so far.
-async function transcribe({ rate, isFile, feed, stop, heardS }) {
+// `progress(word, heardAt)` is a short text to show with a word.
+async function transcribe({ rate, isFile, feed, stop, heardS, progress }) {
   const base = recordedS;
   let liveState = "connecting";
   const onEvent = (message) => {
@@ -104,9 +106,7 @@ async function transcribe({ rate, isFile, feed, stop, heardS }) {
       case "word": {
         const { word, heardAt } = transcript.addWord(message);
         view.showWord(word);
-        if (!isFile && heardAt !== undefined) {
-          element("latency").textContent = `last word after ${(heardAt - word.start).toFixed(1)} s`;
-        }
+        element("progress").textContent = progress(word, heardAt);
         showText();
         break;
       }
@@ -159,7 +159,13 @@ async function transcribeMicrophone() {
       showLevel(level);
       plot.addLevel(base + heardS(), level);
     });
-  await transcribe({ rate: microphone.rate, isFile: false, feed, stop: microphone.stop, heardS });
+  const progress = (word, heardAt) => (heardAt ? `last word after ${(heardAt - word.start).toFixed(1)} s` : "");
+  const wakeLock = await navigator.wakeLock?.request("screen").catch(() => null); // a phone's screen stays on
+  try {
+    await transcribe({ rate: microphone.rate, isFile: false, feed, stop: microphone.stop, heardS, progress });
+  } finally {
+    wakeLock?.release();
+  }
 }
 
 async function transcribeFile(file) {
@@ -170,14 +176,17 @@ async function transcribeFile(file) {
   const feed = async (stream) => {
     for (; at < samples.length && !stopped; at += FILE_PIECE) {
       await stream.room();
-      const piece = samples.subarray(at, at + FILE_PIECE);
-      stream.send(piece);
-      plot.addLevel(at / SERVER_RATE, loudness(piece));
+      stream.send(samples.subarray(at, at + FILE_PIECE));
+      for (let shown = at; shown < Math.min(at + FILE_PIECE, samples.length); shown += SHOWN_PIECE) {
+        plot.addLevel(shown / SERVER_RATE, loudness(samples.subarray(shown, shown + SHOWN_PIECE)));
+      }
     }
     stream.end();
   };
   const heardS = () => Math.min(at, samples.length) / SERVER_RATE;
-  await transcribe({ rate: SERVER_RATE, isFile: true, feed, stop: () => (stopped = true), heardS });
+  const progress = (word) => `${Math.round((100 * SERVER_RATE * word.end) / samples.length)} %`;
+  await transcribe({ rate: SERVER_RATE, isFile: true, feed, stop: () => (stopped = true), heardS, progress });
+  element("progress").textContent = "";
 }
 
 // One recording at a time; whatever goes wrong is said.
@@ -250,6 +259,7 @@ element("clear").onclick = () => {
   element("record").focus();
 };
 for (const name of ["dragover", "dragleave", "drop"]) addEventListener(name, onDrag);
+addEventListener("beforeunload", (event) => running && event.preventDefault());
 
 clear();
 try {

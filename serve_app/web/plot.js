@@ -16,6 +16,7 @@ export class Plot {
   #levels = []; // of {time, value}, oldest first
   #pauses = [];
   #now = 0;
+  #willDraw = false;
 
   constructor(svg) {
     this.#svg = svg;
@@ -25,7 +26,7 @@ export class Plot {
     this.#levels = [];
     this.#pauses = [];
     this.#now = 0;
-    this.#draw();
+    this.#drawSoon();
   }
 
   addLevel(time, value) {
@@ -40,10 +41,16 @@ export class Plot {
     points.push({ time, value });
     this.#now = Math.max(this.#now, time);
     while (points[0].time < this.#now - SHOWN_S) points.shift();
-    this.#draw();
+    this.#drawSoon();
+  }
+
+  #drawSoon() {
+    if (!this.#willDraw) requestAnimationFrame(() => this.#draw());
+    this.#willDraw = true;
   }
 
   #draw() {
+    this.#willDraw = false;
     const x = ({ time }) => (100 * (1 - (this.#now - time) / SHOWN_S)).toFixed(2);
     const bars = this.#levels.map((point) => {
       const half = 1 + 45 * point.value ** 1.5;

@@ -31,6 +31,7 @@ export class Stream {
   #handlers;
   #socket = null; // only while it is live
   #opening = null;
+  #wasLive = false;
   #token = null;
   #lastSeq = 0;
   #sessionStart = 0; // sample with which the server's session began
@@ -81,9 +82,9 @@ export class Stream {
         if (error instanceof KeyRefused || error instanceof ServerError) throw error;
         if (this.#lastReady !== tried) waitS = FIRST_RETRY_S;
         if (performance.now() - this.#lastReady > GIVE_UP_S * 1000) {
-          throw new ServerError(`The service is out of reach: ${error.message}.`);
+          throw new ServerError(`The service is not available: ${error.message}.`);
         }
-        this.#handlers.state(this.#token ? "reconnecting" : "connecting", error.message);
+        this.#handlers.state(this.#wasLive ? "reconnecting" : "connecting", error.message);
         await sleep(Math.max(waitS, error.retryAfterS ?? 0));
       }
     }
@@ -135,6 +136,7 @@ export class Stream {
     for (const samples of this.#sent.from(this.#sessionStart + taken)) socket.send(samples);
     if (this.#ended && !received?.end) socket.send('{"type": "end"}');
     this.#socket = socket;
+    this.#wasLive = true;
     this.#handlers.state("live");
   }
 
