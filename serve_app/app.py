@@ -4,11 +4,14 @@ serve run serve_config.yaml        here, with a Ray of its own
 serve deploy serve_config.yaml     on a running cluster
 """
 
+import secrets
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
+from ray.serve.context import _get_global_client
 
 from serve_app import settings as settings_module
 from serve_app.engine.deployment import CONTROL_CALLS, Engine
@@ -22,7 +25,19 @@ SESSIONS_PER_INGRESS = 4_096
 
 def build(args: dict[str, Any]) -> Application:
     """Build the application from the `args` of a Serve config file and the environment. Raises SettingsError."""
-    return wire(settings_module.from_args(args))
+    settings = settings_module.from_args(args)
+    if (host := listening_host()) is not None:
+        settings.auth.check_host(host)
+    return wire(settings)
+
+
+def listening_host() -> str | None:
+    """Where the Serve that builds the application listens; None where nothing does yet.
+
+    Ray (2.60) does not tell application builders, but it builds in a task of the cluster that Serve runs on.
+    """
+    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    return client.http_config.host if client else None
 
 
 def wire(settings: Settings) -> Application:
@@ -55,4 +70,4 @@ def wire(settings: Settings) -> Application:
         health_check_period_s=engine.health_check_period_seconds,
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_seconds,
     )
-    return ingress.bind(settings, engines.bind(settings))
+    return ingress.bind(settings, engines.bind(settings), secrets.token_bytes(32))

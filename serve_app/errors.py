@@ -99,6 +99,31 @@ class TooManyConnections(SpeechError):
     retry_after_s = 5.0
 
 
+class InvalidKey(SpeechError):
+    """No API key came, or none that is good here."""
+
+    code = "invalid_key"
+    close_code = 1008
+    http_status = 401
+
+
+class Forbidden(SpeechError):
+    """Nothing that another key of this kind would change: a page of a strange origin, a token that asks for tokens."""
+
+    code = "forbidden"
+    close_code = 1008
+    http_status = 403
+
+
+class TooManyRequests(SpeechError):
+    """One key has as many requests running as it may."""
+
+    code = "too_many_requests"
+    close_code = 1013
+    http_status = 429
+    retry_after_s = 1.0
+
+
 class ModelNotReady(SpeechError):
     """No engine has loaded its model yet."""
 

@@ -40,7 +40,9 @@ def describe(model: type[BaseModel], location: tuple[str | int, ...], problem: M
         message = f"expected {words} {problem['ctx'][name]}"
     elif kind in {"model_type", "model_attributes_type", "dict_type"}:
         message = "expected a group of keys"
-    return f"{key}: {re.sub(r'^[A-Z][a-z]+ should (be |have )?', 'expected ', message)}, got {problem['input']!r}"
+    expected = re.sub(r"^[A-Z][a-z]+ should (be |have )?", "expected ", message)
+    got = "something else" if "keys" in location else repr(problem["input"])  # it might be a key
+    return f"{key}: {expected}, got {got}"
 
 
 def unknown_key(model: type[BaseModel], location: tuple[str | int, ...]) -> str:

@@ -7,6 +7,8 @@ are, its delay, its pause head) live in a model file of their own, `configs/mode
 Whatever is wrong is reported at once, one line per problem: file or variable, key, what was expected, what came.
 """
 
+import hashlib
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from serve_app.problems import describe, did_you_mean, group_of
+from serve_app.problems import describe, did_you_mean, group_of, written
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `serve_app/` and `configs/`, wherever Ray unpacked it on this machine."""
@@ -260,6 +262,92 @@ class IngressSettings(_Group):
     """Proxies in front that add their peer's address to X-Forwarded-For. Serve's own HAProxy adds none: without
     another one it hides the addresses, and `max_connections_per_address` has no effect behind it."""
 
+    allowed_origins: list[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/]+)$")]] = []
+    """Origins (`https://app.example.org`) whose pages may use the service, besides its own host's; `*` for all."""
+
+
+class ApiKey(_Group):
+    """One API key, as far as the server knows it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """What logs call it."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the key, 64 hexadecimal digits, as `stt keys add NAME` writes it."""
+
+    max_sessions: int | None = Field(default=None, ge=1)
+    """Sessions it may hold at once at each ingress replica; where missing, `ingress.key_share` says."""
+
+    max_requests: int | None = Field(default=None, ge=1)
+    """HTTP requests of it that may run at once at each ingress replica; where missing, any number."""
+
+
+class KeysFile(_Group):
+    """The contents of `auth.keys_file`."""
+
+    keys: list[ApiKey]
+    """The keys."""
+
+
+class AuthSettings(_Group):
+    """Who may use the service."""
+
+    mode: Literal["auto", "keys", "none"] = "auto"
+    """`keys`: whoever has a key; `none`: everybody; `auto`: `keys` where keys are set, else everybody on this machine,
+    and a start that listens beyond it is refused."""
+
+    keys: list[ApiKey] = []
+    """Keys, as hashes."""
+
+    keys_file: str | None = Field(default=None, min_length=1)
+    """More keys, in a YAML file with a list `keys`; a relative path starts at the project. Where an ingress replica
+    finds it, changes take effect at once; other machines keep what was in it at the start."""
+
+    token_seconds: int = Field(default=600, ge=1, le=86_400)
+    """How long a browser's token from `POST /v1/tokens` is good, at most."""
+
+    metrics: Literal["key", "open"] = "key"
+    """Who may read `/metrics` where keys are required."""
+
+    _keys_in_file: tuple[ApiKey, ...] = PrivateAttr(default=())
+
+    @property
+    def keys_in_file(self) -> tuple[ApiKey, ...]:
+        """What `keys_file` held when these settings were loaded."""
+        return self._keys_in_file
+
+    @property
+    def keys_path(self) -> Path | None:
+        """Where `keys_file` is."""
+        return PROJECT_ROOT / Path(self.keys_file).expanduser() if self.keys_file else None
+
+    @property
+    def required(self) -> bool:
+        """Whether clients must show a key."""
+        return self.mode == "keys" or (self.mode == "auto" and bool(self.keys or self.keys_file))
+
+    def check_host(self, host: str) -> None:
+        """Raises `SettingsError` for an address at which strangers could come in, and nobody has said that they may."""
+        if not self.required and self.mode != "none" and not _is_loopback(host):
+            raise SettingsError(
+                [
+                    f"http_options.host: expected 127.0.0.1 as long as there are no API keys, got {host!r}: add a key"
+                    " (stt keys add NAME), or let everybody in with auth.mode: none"
+                ]
+            )
+
+    @model_validator(mode="after")
+    def _keys_are_there_and_differ(self) -> Self:
+        if self.keys_path:
+            self._keys_in_file = read_keys(self.keys_path)
+        keys = [*self.keys, *self._keys_in_file]
+        if self.required and not keys:
+            raise ValueError("keys: expected at least one here or in auth.keys_file, got none")
+        for kind, values in {"names": [key.name for key in keys], "hashes": [key.sha256 for key in keys]}.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"keys: expected keys with different {kind}, here and in auth.keys_file")
+        return self
+
 
 class SessionSettings(_Group):
     """The life of one session."""
@@ -309,6 +397,9 @@ class Settings(_Group):
 
     ingress: IngressSettings = IngressSettings()
     """The deployment that clients talk to."""
+
+    auth: AuthSettings = AuthSettings()
+    """Who may use the service."""
 
     session: SessionSettings = SessionSettings()
     """The life of one session."""
@@ -364,6 +455,9 @@ ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], object]]] = Map
         "RESUME_WINDOW_SECONDS": (("session", "resume_window_seconds"), float),
         "MAX_SESSION_SECONDS": (("session", "max_session_seconds"), float),
         "LOOM_LOG_LEVEL": (("log_level",), str),
+        "STT_AUTH": (("auth", "mode"), str),
+        "STT_API_KEY": (("auth", "keys"), lambda key: [{"name": "environment", "sha256": key_digest(key.encode())}]),
+        "STT_KEYS_FILE": (("auth", "keys_file"), str),
     }
 )
 """Environment variables: the key each sets, and how its text is read. The names are those of the earlier services."""
@@ -410,7 +504,7 @@ def from_args(
     }
     sources: dict[tuple[str, ...], str] = {}
     for variable, (key, convert) in ENVIRONMENT.items():
-        text = environ.get(variable, "").strip()
+        text = environment_key(environ) if variable == "STT_API_KEY" else environ.get(variable, "").strip()
         if not text:
             continue
         try:
@@ -434,6 +528,39 @@ def from_args(
         values[option] = value
         blamed[(option,)] = f"option --{option}"
     return _validate(Settings, values, origin, blamed)
+
+
+def environment_key(environ: Mapping[str, str]) -> str:
+    """The API key in the environment: STT_API_KEY, or an earlier service's MODAL_KEY and MODAL_SECRET; else nothing."""
+    key, pair = environ.get("STT_API_KEY", "").strip(), [environ.get(f"MODAL_{part}", "") for part in ("KEY", "SECRET")]
+    return key or (":".join(pair) if all(pair) else "")
+
+
+def key_digest(key: bytes) -> str:
+    """What is kept of a key. Its 256 random bits need no slow hash, which would let strangers keep the server busy."""
+    return hashlib.sha256(key).hexdigest()
+
+
+def read_keys(path: Path) -> tuple[ApiKey, ...]:
+    """The keys in a `KeysFile`. Raises `SettingsError`, which repeats nothing of the file: a key might be in it."""
+    try:
+        return tuple(KeysFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).keys)
+    except OSError as error:
+        raise SettingsError([f"{_display(path)}: expected a readable file, got: {error.strerror}"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise SettingsError([f"{_display(path)}: expected YAML"]) from None
+    except ValidationError as error:
+        places = dict.fromkeys(written(problem["loc"]) or "the file" for problem in error.errors())
+        raise SettingsError(
+            f"{_display(path)}: {place}: expected keys as `stt keys add` writes them" for place in places
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def resolve_model(model: str) -> ModelSettings:

@@ -1,6 +1,7 @@
 """Running parts for tests: sample clips, engines without Ray, an ingress without Ray. All of them real."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import uvicorn
+import websockets
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
+from websockets.asyncio.client import ClientConnection
 
 from serve_app import settings as settings_module
 from serve_app.audio.files import read_audio
@@ -198,7 +201,14 @@ class Service:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/v1/stream"
+        return self.at("/v1/stream")
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def at(self, path: str) -> str:
+        return f"ws://127.0.0.1:{self.port}{path}"
 
     def outcomes(self, code: str) -> float:
         return self.metrics.registry.get_sample_value("stt_sessions_total", {"outcome": code}) or 0.0
@@ -208,6 +218,16 @@ class Service:
         async with asyncio.timeout(10):
             while self.engines.slots_used() or self.metrics.registry.get_sample_value("stt_sessions_open"):
                 await asyncio.sleep(0.01)
+
+
+async def answers_until_close(connection: ClientConnection) -> list[str | bytes]:
+    """Every message that comes until the server closes."""
+    messages: list[str | bytes] = []
+    with contextlib.suppress(websockets.ConnectionClosed):
+        while True:
+            async with asyncio.timeout(30):
+                messages.append(await connection.recv())
+    return messages
 
 
 @asynccontextmanager

@@ -57,11 +57,18 @@ class Faulty:
         self._model = model
         self.fail_steps = 0
         self.fail_prefills = 0
+        self.fail_resets = 0
         self.blocked: threading.Event | None = None
         self.stepping = threading.Event()
 
     def __getattr__(self, name: str):
         return getattr(self._model, name)
+
+    def reset(self, slots):
+        if self.fail_resets:
+            self.fail_resets -= 1
+            raise RuntimeError("device fell off the bus")
+        self._model.reset(slots)
 
     def step(self, slots, frames):
         self.stepping.set()
@@ -254,6 +261,20 @@ def test_steps_that_keep_failing_break_the_batcher(running, clip, demo_model):
     assert isinstance(batcher.broken, StepFailed)
     with pytest.raises(StepFailed, match="this engine has stopped"):
         batcher.open()
+
+
+def test_resets_that_keep_failing_break_the_batcher_although_steps_work(running, clip, demo_model):
+    model = Faulty(demo_model)
+    batcher, outcome = running(model)
+    working = batcher.open()
+    feed_all(batcher, outcome, working, clip.frames[:2])
+    model.fail_resets = FAILED_STEPS_LIMIT
+    for frame in clip.frames[2 : 2 + FAILED_STEPS_LIMIT]:
+        stream = batcher.open()
+        assert batcher.feed(working, frame[None])
+        outcome.wait(lambda stream=stream: stream in outcome.errors)
+    outcome.wait(lambda: working in outcome.errors)
+    assert "resets failed" in outcome.errors[working].message
 
 
 def test_a_stream_continues_from_its_history(running, clip, demo_model):

@@ -124,6 +124,10 @@ def test_the_key_comes_from_the_environment(clip: str):
     with peer(transcript, process_request=check) as address:
         assert_fails(stt("transcribe", clip, "--url", address), 3, "API key")
         assert stt("transcribe", clip, "--url", address, STT_API_KEY="open sesame").exit_code == 0
+        assert_fails(stt("transcribe", clip, "--url", address, MODAL_KEY="open"), 3, "asks for an API key")
+        pair = {"MODAL_KEY": "open", "MODAL_SECRET": "sesame"}
+        assert_fails(stt("transcribe", clip, "--url", address, **pair), 3, "asks for another API key")
+        assert stt("transcribe", clip, "--url", address, "--api-key", "open sesame", **pair).exit_code == 0
 
 
 def test_a_process_of_its_own(clip: str):
@@ -277,6 +281,17 @@ def test_a_model_is_downloaded_before_anything_starts(tmp_path: Path):
 def test_serve_says_when_its_port_is_taken():
     with peer(transcript) as address:
         assert_fails(stt("serve", "--port", address.split(":")[1]), 1, "cannot listen on", address)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_serve_does_not_listen_for_others_without_keys(host: str, tmp_path: Path):
+    refusal = (2, "http_options.host: expected 127.0.0.1 as long as there are no API keys", "stt keys add", "auth.mode")
+    assert_fails(stt("serve", "--host", host, "--port", "21997"), *refusal)
+    config = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    config["http_options"] = {"host": host, "port": 21997}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    assert_fails(stt("serve", "--config", str(file)), *refusal)
 
 
 def test_overrides_replace_the_config_files_values(tmp_path: Path):

@@ -16,6 +16,7 @@ from serve_app.settings import (
     SettingsError,
     from_args,
     is_hub_id,
+    key_digest,
     load,
     resolve_model,
 )
@@ -135,6 +136,7 @@ def test_a_wrong_variable_is_named() -> None:
         ({"modle": "demo"}, "modle: unknown key; did you mean 'model'?"),
         ({"model_settings": {}}, "model_settings: unknown key"),
         ({"session": 5}, "session: expected a group of keys, got 5"),
+        ({"ingress": {"allowed_origins": ["https://a/"]}}, "ingress.allowed_origins[0]: expected text that matches"),
         ({"log_format": None}, "log_format: expected 'json' or 'console', got None"),
         ({"app_name": "two words"}, "app_name: expected text that matches"),
         ({"link": {"port": 70_000}}, "link.port: expected at most 65535, got 70000"),
@@ -288,3 +290,87 @@ def test_settings_travel_with_their_model() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().engine.slots = 3  # type: ignore[misc]
+
+
+KEY_ENTRY = {"name": "ann", "sha256": "a" * 64}
+
+
+def test_keys_are_required_where_there_are_some_or_where_that_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(yaml.safe_dump({"keys": [KEY_ENTRY]}), encoding="utf-8")
+    assert not from_args({}, {}).auth.required
+    assert from_args({"auth": {"keys": [KEY_ENTRY]}}, {}).auth.required
+    assert from_args({}, {"STT_KEYS_FILE": str(file)}).auth.keys_in_file[0].name == "ann"
+    assert not from_args({"auth": {"keys": [KEY_ENTRY]}}, {"STT_AUTH": "none"}).auth.required
+    copy = pickle.loads(pickle.dumps(from_args({"auth": {"keys_file": str(file)}}, {})))
+    assert copy.auth.keys_in_file[0].sha256 == "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("environ", "key"),
+    [
+        ({"STT_API_KEY": " one "}, b"one"),
+        ({"MODAL_KEY": "a", "MODAL_SECRET": "b"}, b"a:b"),
+        ({"STT_API_KEY": "one", "MODAL_KEY": "a", "MODAL_SECRET": "b"}, b"one"),
+    ],
+)
+def test_a_key_in_the_environment_is_kept_as_its_hash(environ: dict, key: bytes) -> None:
+    settings = from_args({}, environ)
+    assert [(one.name, one.sha256) for one in settings.auth.keys] == [("environment", key_digest(key))]
+    assert not from_args({}, {"MODAL_KEY": "a"}).auth.required
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_this_machine_needs_no_keys(host: str) -> None:
+    Settings().auth.check_host(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.1", "somewhere"])
+def test_whoever_listens_for_others_has_keys_or_says_that_there_are_none(host: str) -> None:
+    with pytest.raises(SettingsError, match=r"expected 127\.0\.0\.1 as long as there are no API keys"):
+        Settings().auth.check_host(host)
+    from_args({"auth": {"keys": [KEY_ENTRY]}}, {}).auth.check_host(host)
+    from_args({"auth": {"mode": "none"}}, {}).auth.check_host(host)
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        {"keys": "s3cret"},
+        {"keys": ["s3cret"]},
+        {"keys": [{"name": "ann", "sha256": "s3cret"}]},
+        {"keys": [{"name": "s3cret !", "sha256": "a" * 64}]},
+        {"keys": [{"name": "ann", "sha256": ["s3cret"]}]},
+        {"keys": [{"name": "ann", "key": "s3cret"}]},
+        {"keys": [KEY_ENTRY | {"max_sessions": 0}]},
+        {"keys": [KEY_ENTRY, KEY_ENTRY]},
+        {"mode": "keys"},
+    ],
+)
+def test_wrong_keys_are_told_without_them(auth: dict) -> None:
+    problems = problems_of({"auth": auth})
+    assert all(problem.startswith("here.yaml: auth.keys") for problem in problems)
+    assert "s3cret" not in str(problems)
+
+
+@pytest.mark.parametrize(
+    "text", ["s3cret", "[s3cret]", "keys: s3cret", "keys: [s3cret]", "keys: [{sha256: s3cret}]", "a: b: s3cret", "\0"]
+)
+def test_a_wrong_keys_file_is_told_without_its_contents(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(text, encoding="utf-8")
+    problems = problems_of({"auth": {"keys_file": str(file)}})
+    assert all(problem.startswith(f"{file}: ") for problem in problems)
+    assert "s3cret" not in str(problems)
+
+
+def test_a_keys_file_must_be_there_and_hold_keys_with_names_of_their_own(tmp_path: Path) -> None:
+    (problem,) = problems_of({"auth": {"keys_file": str(tmp_path / "none.yaml")}})
+    assert "none.yaml: expected a readable file" in problem
+    file = tmp_path / "keys.yaml"
+    file.write_text("keys: []", encoding="utf-8")
+    (problem,) = problems_of({"auth": {"keys_file": str(file)}})
+    assert problem == "here.yaml: auth.keys: expected at least one here or in auth.keys_file, got none"
+    file.write_text(yaml.safe_dump({"keys": [KEY_ENTRY]}), encoding="utf-8")
+    (problem,) = problems_of({"auth": {"keys_file": str(file), "keys": [KEY_ENTRY | {"sha256": "b" * 64}]}})
+    assert problem == "here.yaml: auth.keys: expected keys with different names, here and in auth.keys_file"

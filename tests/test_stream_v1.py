@@ -100,6 +100,36 @@ async def test_words_with_their_times_where_they_are_asked_for(service, clip):
         assert word["end"] == pytest.approx(end, abs=0.4)
 
 
+async def test_pause_probabilities_of_every_frame_where_they_are_asked_for(service, clip):
+    """And where they are not, nobody gets them (see the first test); the numbers of the other events are the same."""
+    heard = []
+    for query in ("", "?pauses=true"):
+        async with websockets.connect(service.url + query) as connection:
+            await send_clip(connection, clip.samples)
+            await connection.send(END)
+            heard.append(await events_until_close(connection))
+    plain, told = ([event for event in events[1:] if event["type"] != "pauses"] for events in heard)
+    assert told == plain
+    pauses = [event for event in heard[1] if event["type"] == "pauses"]
+    assert len(pauses) >= len(clip.samples) // 1_920
+    assert [pause["time"] for pause in pauses[:3]] == [0.08, 0.16, 0.24]
+    assert pauses[-1]["time"] == pytest.approx(len(clip.samples) / 24_000, abs=0.001)
+    for pause in pauses:
+        assert set(pause) == {"type", "time", "probabilities"}
+        assert len(pause["probabilities"]) == 4
+        assert all(0 <= probability <= 1 for probability in pause["probabilities"])
+
+
+async def test_pause_probabilities_go_on_after_a_resume(service, clip):
+    speaker = Speaker(service.url, clip.samples, query="pauses=true")
+    for seconds in (1.3, 2.0, None):
+        await speaker.talk(seconds)
+    assert text(speaker.events) == clip.words
+    times = [event["time"] for event in speaker.events if event["type"] == "pauses"]
+    assert {time for time in times if 3.5 < time < 7.0} == {round(frame * 0.08, 3) for frame in range(44, 88)}
+    assert times[-1] == pytest.approx(len(clip.samples) / 24_000, abs=0.001)
+
+
 async def test_a_flush_brings_everything_out_and_the_session_goes_on(service, clip):
     async with websockets.connect(service.url) as connection:
         for _ in range(2):
@@ -324,8 +354,9 @@ async def test_one_that_leaves_politely_frees_its_slot_and_is_not_kept(service, 
 class Speaker:
     """A client that is cut off at will and resumes."""
 
-    def __init__(self, url: str, samples: np.ndarray) -> None:
+    def __init__(self, url: str, samples: np.ndarray, query: str = "") -> None:
         self.url = url
+        self.query = query
         self.samples = samples
         self.events: list[dict] = []
         self.ready: dict = {}
@@ -336,9 +367,9 @@ class Speaker:
 
     async def talk(self, seconds: float | None = None, headers: dict | None = None) -> None:
         """Connect (again), send from where the server is, and be cut off after `seconds`, or else end."""
-        url = self.url
+        url = f"{self.url}?{self.query}"
         if self.ready:
-            url += f"?resume={self.ready['resume_token']}&last_seq={self.last_seq}"
+            url += f"&resume={self.ready['resume_token']}&last_seq={self.last_seq}"
         async with websockets.connect(url, additional_headers=headers) as connection:
             message = json.loads(await connection.recv())
             if message["type"] == "error":

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from serve_app.settings import key_digest
 from tests.support import LocalVault, Service, serving
 from tests.system_packages import require_program
 from tests.test_client_resume import network
@@ -82,6 +83,8 @@ async def test_what_the_microphone_hears_is_on_the_page(service, clip, tmp_path)
         await expect(page.locator("#state")).to_have_text("Listening")
         await expect(page.locator("#level")).to_have_attribute("aria-valuenow", re.compile("[3-9][0-9]"))
         assert "v" in (await page.locator("#plot .level").get_attribute("d") or "")
+        await browser.wait_for_words(6)
+        await expect(page.get_by_text("likely a pause")).to_be_visible()
         await browser.screenshot(tmp_path, "listening")
         await browser.wait_for_words(len(clip.words))
         await page.get_by_role("button", name="Stop").click()
@@ -100,6 +103,7 @@ async def test_a_file_is_transcribed_and_saved(service, clip, tmp_path):
         await page.locator("#file").set_input_files(clip.path)
         await browser.wait_for_state("done")
         assert await browser.words() == clip.words
+        await expect(page.locator(".turn")).to_have_count(2)  # the clip has one pause
         await page.locator(".word").nth(2).hover()
         await browser.screenshot(tmp_path, "file")
         text = " ".join(clip.words)
@@ -256,17 +260,14 @@ async def test_everything_comes_from_the_service(service, clip):
 
 
 async def test_a_key_is_asked_for_where_the_service_wants_one(engines, clip, tmp_path):
-    pytest.importorskip("serve_app.ingress.access")
-    from serve_app.settings import key_digest
-
     keys = [{"name": "ann", "sha256": key_digest(b"a key as long as a key should be")}]
     async with serving(engines, auth={"keys": keys}) as service, browsing(service.port) as browser:
         page = browser.page
-        await page.get_by_label("Key").fill("wrong")
+        await page.get_by_role("textbox", name="Key").fill("wrong")
         await page.keyboard.press("Enter")
         await expect(page.locator("#key-hint")).to_have_text(re.compile("not accepted"))
         await browser.screenshot(tmp_path, "key")
-        await page.get_by_label("Key").fill("a key as long as a key should be")
+        await page.get_by_role("textbox", name="Key").fill("a key as long as a key should be")
         await page.keyboard.press("Enter")
         await browser.wait_for_state("idle")
         await page.locator("#file").set_input_files(clip.path)

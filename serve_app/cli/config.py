@@ -26,15 +26,19 @@ class Overrides:
     port: int | None = None
     model: str | None = None
     name: str | None = None
+    auth: str | None = None
 
     @classmethod
-    def from_environment(cls, *, host: str | None = None, port: int | None = None, model: str | None = None) -> Self:
+    def from_environment(
+        cls, *, host: str | None = None, port: int | None = None, model: str | None = None, auth: str | None = None
+    ) -> Self:
         """The command line's values, and the application's name from KYUTAI_APP_NAME."""
-        return cls(host=host, port=port, model=model, name=os.environ.get("KYUTAI_APP_NAME"))
+        return cls(host=host, port=port, model=model, name=os.environ.get("KYUTAI_APP_NAME"), auth=auth)
 
     def environment(self) -> dict[str, str]:
-        """Our own environment, in which the command line's model wins over MODEL_NAME."""
-        return {**os.environ, **({"MODEL_NAME": self.model} if self.model else {})}
+        """Our own environment, in which the command line's model wins over MODEL_NAME, and `auth` over STT_AUTH."""
+        replaced = {"MODEL_NAME": self.model, "STT_AUTH": self.auth}
+        return {**os.environ, **{name: value for name, value in replaced.items() if value}}
 
     @property
     def private(self) -> bool:

@@ -46,7 +46,7 @@ def demo(
 ) -> None:
     """Start the service on a free port, stream a sample clip in real time, and check what comes back."""
     console = Console(highlight=False)
-    overrides = Overrides.from_environment(host="127.0.0.1", port=free_port(), model=model)
+    overrides = Overrides.from_environment(host="127.0.0.1", port=free_port(), model=model, auth="none")
     log = Path(tempfile.mkstemp(prefix="stt-demo-", suffix=".log")[1])
     keep_log = True
     try:

@@ -1,8 +1,9 @@
-"""The `stt` command: `stt transcribe`, `stt serve`, `stt demo`."""
+"""The `stt` command: `stt transcribe`, `stt serve`, `stt keys`, `stt demo`."""
 
 import typer
 
 from serve_app.cli.demo import demo
+from serve_app.cli.keys import keys
 from serve_app.cli.serve import serve
 from serve_app.cli.transcribe import transcribe
 
@@ -15,6 +16,7 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command()(serve)
 app.command()(demo)
+app.add_typer(keys, name="keys")
 
 
 def main() -> None:

@@ -158,7 +158,10 @@ class Server:
 
     @staticmethod
     def _clients(http: httpx.Client, status: str) -> int:
-        held = http.get(status).raise_for_status().json()["held"]
+        answer = http.get(status)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            return 1  # we have no key, and there may be some
+        held = answer.raise_for_status().json()["held"]
         return int(held["sessions"] + held["clients_waiting"])
 
     def _copy_output(self, output: BinaryIO) -> None:
@@ -192,10 +195,11 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     """Start the service; whatever ends the block ends the service.
 
     Signals that would end this process raise SystemExit inside the block. `output` gets what the service prints.
-    Raises `UnusableConfig` and `StartFailed`.
+    Raises `UnusableConfig`, `StartFailed`, and `SettingsError` where strangers could come in unasked.
     """
     effective, address = effective_config(config, overrides)
     _check_free(address)
+    overrides.settings(config).auth.check_host(address.host)
     with processes.signals_as_exits():
         leftovers.sweep()
         server, folder = None, leftovers.RunFolder()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from serve_app import client
 from serve_app.audio.files import AudioFileError, read_audio, read_stream
 from serve_app.cli.failure import BAD_INPUT, FAILED, NO_SERVER, fail
+from serve_app.settings import environment_key
 
 STANDARD_INPUT = Path("standard input")
 """What messages call it."""
@@ -31,12 +33,15 @@ def transcribe(
     ] = 1.0,
     json: Annotated[bool, typer.Option("--json", help="One JSON event per line.")] = False,
     words: Annotated[bool, typer.Option("--words", help="One word per line, with start and end in seconds.")] = False,
-    api_key: Annotated[str | None, typer.Option(envvar="STT_API_KEY", help="The service's API key.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="The service's API key; else STT_API_KEY, or MODAL_KEY and MODAL_SECRET.")
+    ] = None,
 ) -> None:
     """Stream a file to the service and print its text as it comes."""
     try:
         samples = read_stream(sys.stdin.buffer, STANDARD_INPUT) if str(file) == "-" else read_audio(file)
-        asyncio.run(_print_events(samples, url, rtf, as_json=json, words=words, api_key=api_key))
+        key = api_key or environment_key(os.environ)
+        asyncio.run(_print_events(samples, url, rtf, as_json=json, words=words, api_key=key))
     except (AudioFileError, client.InvalidAddress) as error:
         fail(error, BAD_INPUT)
     except client.ConnectionRefused as error:
@@ -51,7 +56,7 @@ def transcribe(
 
 
 async def _print_events(
-    samples: NDArray[np.float32], url: str, rtf: float, *, as_json: bool, words: bool, api_key: str | None
+    samples: NDArray[np.float32], url: str, rtf: float, *, as_json: bool, words: bool, api_key: str
 ) -> None:
     line_open = False
     try:

@@ -17,6 +17,7 @@ def stream_url(address: str, wishes: Mapping[str, str] = MappingProxyType({})) -
     A query in the address is kept, `wishes` come on top of it. Raises `InvalidAddress`.
     """
     text = address.strip()
+    address = text.partition("?")[0]  # as messages show it: a key may follow
     try:
         parts = urlsplit(text if "://" in text else f"ws://{text}")
         _ = parts.port  # raises where it is no number

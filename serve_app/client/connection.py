@@ -34,6 +34,7 @@ UNREAD_MESSAGES = 256
 
 async def open_connection(address: str, api_key: str | None, open_timeout_s: float) -> ClientConnection:
     """Open a connection. Raises `InvalidAddress`, `ConnectionRefused`, `KeyRefused` and `ServerSilent`."""
+    shown = address.partition("?")[0]  # the query may hold a key
     try:
         return await open_websocket(
             address,
@@ -47,9 +48,9 @@ async def open_connection(address: str, api_key: str | None, open_timeout_s: flo
             max_queue=UNREAD_MESSAGES,
         )
     except TimeoutError:
-        raise ServerSilent(f"{address}: no answer within {open_timeout_s:g} s") from None
+        raise ServerSilent(f"{shown}: no answer within {open_timeout_s:g} s") from None
     except InvalidURI as error:
-        raise InvalidAddress(str(error)) from None
+        raise InvalidAddress(f"{shown} is not an address ({error.msg})") from None
     except InvalidStatus as error:
         status = error.response.status_code
         if status in (401, 403):
@@ -57,13 +58,13 @@ async def open_connection(address: str, api_key: str | None, open_timeout_s: flo
             # Many servers answer 403 for a path they do not know, too; one that asks for a key may say so in a header.
             certain = status == 401 or "WWW-Authenticate" in error.response.headers
             otherwise = "" if certain else ", or the path is wrong"
-            raise KeyRefused(f"{address}: the server asks for {asked}{otherwise} (HTTP {status})") from None
-        raise ConnectionRefused(f"{address}: the server answered HTTP {status} instead of a WebSocket") from None
+            raise KeyRefused(f"{shown}: the server asks for {asked}{otherwise} (HTTP {status})") from None
+        raise ConnectionRefused(f"{shown}: the server answered HTTP {status} instead of a WebSocket") from None
     except UnicodeError as error:
-        raise InvalidAddress(f"{address}: expected the name of a host ({error})") from None
+        raise InvalidAddress(f"{shown}: expected the name of a host ({error})") from None
     except (OSError, WebSocketException) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConnectionRefused(f"{address}: no connection ({reason})") from None
+        raise ConnectionRefused(f"{shown}: no connection ({reason})") from None
 
 
 async def close_connection(connection: ClientConnection) -> None:

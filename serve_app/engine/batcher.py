@@ -117,7 +117,7 @@ class Batcher:
 
         self._times = StepTimes()
         self._backlog_limit = slots
-        self._failed_in_a_row = 0
+        self._failed_in_a_row = {"reset": 0, "step": 0}
         self._failed_steps_total = 0
         self._broken: SpeechError | None = None
         self._stopping = False
@@ -257,9 +257,10 @@ class Batcher:
             self._step(batch)
             if self._prefilling:
                 self._advance_prefill(self._prefilling)
-            if self._failed_in_a_row >= FAILED_STEPS_LIMIT:
-                self._break(f"the last {self._failed_in_a_row} steps failed")
-                return
+            for what, times in self._failed_in_a_row.items():
+                if times >= FAILED_STEPS_LIMIT:
+                    self._break(f"the last {times} {what}s failed")
+                    return
 
     def _next_batch(self) -> "_Batch | None":
         """Wait until there is something to do and take it; None when stopping.
@@ -305,6 +306,7 @@ class Batcher:
         if len(batch.fresh):
             try:
                 self._model.reset(batch.fresh)
+                self._failed_in_a_row["reset"] = 0
             except Exception as error:
                 self._fail(batch.fresh_streams, "reset", error)
         if not len(batch.slots):
@@ -316,7 +318,7 @@ class Batcher:
             self._fail(batch.streams, "step", error)
             return
         end = time.monotonic()
-        self._failed_in_a_row = 0
+        self._failed_in_a_row["step"] = 0
         with self._wake:
             self._times.add(end, end - start, len(batch.slots))
         if batch.has_backlog:
@@ -328,7 +330,8 @@ class Batcher:
     def _fail(self, streams: NDArray[np.int64], what: str, error: Exception) -> None:
         """The model failed: the state of these streams is unknown, so they end; nobody else does."""
         _log.error("model failed", what=what, streams=len(streams), error=repr(error), exc_info=error)
-        self._failed_in_a_row += 1
+        # A step that works says nothing about resets, which new streams alone need.
+        self._failed_in_a_row["reset" if what == "reset" else "step"] += 1
         self._failed_steps_total += 1
         self._end(streams.tolist(), StepFailed(f"the model failed on a {what}: {type(error).__name__}: {error}"))
 

@@ -23,8 +23,10 @@ _log = get_logger(__name__)
 class IngressReplica:
     """One replica: the routes, and the links to the engines behind them."""
 
-    async def __init__(self, settings: Settings, engine: DeploymentHandle) -> None:  # type: ignore[misc]
-        """`engine` is the handle of the engine deployment."""
+    async def __init__(  # type: ignore[misc]
+        self, settings: Settings, engine: DeploymentHandle, token_secret: bytes
+    ) -> None:
+        """`engine` is the handle of the engine deployment; `token_secret` signs browsers' tokens."""
         configure_logging(settings.log_level, settings.log_format)
         warn_of_python_proxy()
         bound_receive_queues()
@@ -33,7 +35,8 @@ class IngressReplica:
         vault = RayVault(
             settings.app_name, settings.session.resume_window_seconds, settings.session.vault_megabytes * MEBIBYTE
         )
-        self._routes = Ingress(settings, engines, vault, IngressMetrics(CollectorRegistry(), engines.loads))
+        metrics = IngressMetrics(CollectorRegistry(), engines.loads)
+        self._routes = Ingress(settings, engines, vault, metrics, token_secret)
         context = serve.get_replica_context()
         self._shutdown = Shutdown(
             self._routes.sessions,

@@ -32,6 +32,12 @@ class RefusingWebSocket(WebSocketsSansIOProtocol):
             self.transport.write(REFUSAL_RESPONSE)
             self.transport.close()
 
+    async def send(self, message: Any) -> None:
+        """Take a message from the application. One that refuses the handshake completes it; uvicorn logs an error."""
+        await super().send(message)
+        if self.close_sent:
+            self.handshake_complete = True
+
 
 class BoundedConfig(uvicorn.Config):
     """uvicorn's configuration with our limits, whatever the caller asks for."""

@@ -51,7 +51,15 @@ class EngineReplicas:
     def has_refused(self, name: str) -> bool:
         """Whether the replica had no room a moment ago."""
         with self._lock:
-            refused_at = self._refused_at.get(name)
+            return self._has_refused(name)
+
+    def have_all_refused(self) -> bool:
+        """Whether no replica had room a moment ago."""
+        with self._lock:
+            return bool(self._names) and all(self._has_refused(name) for name in self._names)
+
+    def _has_refused(self, name: str) -> bool:
+        refused_at = self._refused_at.get(name)
         return refused_at is not None and time.monotonic() - refused_at < AVOID_SECONDS
 
 

@@ -1,8 +1,9 @@
 """The HTTP and WebSocket routes of an ingress replica."""
 
 import os
+import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -12,12 +13,17 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from serve_app.ingress.access import Access
 from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
 from serve_app.ingress.watchdog import Watchdog
 from serve_app.ingress.web import WebPage
-from serve_app.protocols.conversation import Host, converse
+from serve_app.protocols import moshi_http
+from serve_app.protocols.conversation import Dialect, Host, converse
+from serve_app.protocols.moshi import Moshi
 from serve_app.protocols.stream_v1 import StreamV1
+from serve_app.protocols.tagged_text import TaggedText
+from serve_app.protocols.transcribe import Transcribe
 from serve_app.session.admission import Admission
 from serve_app.session.checkpoint import Restored
 from serve_app.session.engines import EnginePool
@@ -31,19 +37,28 @@ from serve_app.telemetry import IngressMetrics, render
 class Ingress:
     """One ingress replica's routes and what they share."""
 
-    def __init__(self, settings: Settings, engines: EnginePool, vault: VaultClient, metrics: IngressMetrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engines: EnginePool,
+        vault: VaultClient,
+        metrics: IngressMetrics,
+        token_secret: bytes | None = None,
+    ) -> None:
+        """`token_secret` signs browsers' tokens, for all replicas that have the same one."""
+        self._access = Access(settings, token_secret or secrets.token_bytes(32))
         self._settings = settings
         self._engines = engines
         self._metrics = metrics
         self.sessions = SessionRegistry(
-            self._new_session, engines, vault, settings.session, metrics, most_per_key=settings.most_sessions_per_key
+            self._new_session, engines, vault, settings.session, metrics, most_per_key=self._access.most_sessions
         )
         """The sessions of this replica."""
         self._admission = Admission(settings.ingress.max_waiting)
         self._connections = ConnectionLimit(settings.ingress)
         self._watchdog = Watchdog(self.sessions, self._admission, engines)
         metrics.registry.register(self._watchdog)
-        self._web = WebPage()
+        self._host = Host(self.sessions, self._admission, settings.ingress)
         self._started_at = time.time()
 
     def application(self) -> Starlette:
@@ -56,12 +71,36 @@ class Ingress:
                 Route("/readyz", self.readiness),
                 Route("/status", self.status),
                 Route("/metrics", self.metrics),
-                *self._web.routes(),
-                WebSocketRoute("/v1/stream", self.stream_v1),
+                Route("/api/build_info", self.moshi_build_info),
+                Route("/api/modules_info", self.moshi_modules_info),
+                Route(moshi_http.PATH, self.moshi_upload, methods=["POST"]),
+                *(WebSocketRoute(path, self._speaking(dialect)) for path, dialect in self._dialects().items()),
+                *self._access.routes(),
             ],
-            middleware=[Middleware(BrokenConnections)],
+            middleware=[Middleware(BrokenConnections), Middleware(WebPage), *self._access.middleware()],
             lifespan=self._lifespan,
         )
+
+    def _dialects(self) -> dict[str, Callable[[WebSocket], Dialect]]:
+        """What is spoken where."""
+        settings = self._settings
+        return {
+            "/v1/stream": lambda websocket: StreamV1(
+                websocket.query_params, settings.model, settings.ingress.max_wait_seconds
+            ),
+            "/v1/transcribe": lambda websocket: Transcribe(websocket.query_params),
+            "/ws": lambda websocket: TaggedText(),
+            moshi_http.PATH: lambda websocket: Moshi(),
+        }
+
+    def _speaking(self, dialect: Callable[[WebSocket], Dialect]) -> Callable[[WebSocket], Awaitable[None]]:
+        async def endpoint(websocket: WebSocket) -> None:
+            spoken = dialect(websocket)
+            async with self._connections.admit(websocket, spoken) as admitted:
+                if admitted:
+                    await converse(websocket, spoken, self._host)
+
+        return endpoint
 
     def _new_session(self, session_id: str, restored: Restored | None) -> Session:
         settings = self._settings
@@ -78,9 +117,7 @@ class Ingress:
         await self._engines.stop()
 
     async def information(self, request: Request) -> Response:
-        """`GET /`: what this service is; for browsers a page to try it."""
-        if self._web.is_wanted(request):
-            return self._web.page(request)
+        """`GET /`: what this service is; browsers get `WebPage`."""
         return JSONResponse(
             {
                 "service": self._settings.app_name,
@@ -124,10 +161,14 @@ class Ingress:
         body, content_type = render(self._metrics.registry, request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
 
-    async def stream_v1(self, websocket: WebSocket) -> None:
-        """`WS /v1/stream`."""
-        settings = self._settings
-        dialect = StreamV1(websocket.query_params, settings.model, settings.ingress.max_wait_seconds)
-        async with self._connections.admit(websocket, dialect) as admitted:
-            if admitted:
-                await converse(websocket, dialect, Host(self.sessions, self._admission, settings.ingress))
+    async def moshi_build_info(self, request: Request) -> Response:
+        """`GET /api/build_info`, as moshi-server has it."""
+        return JSONResponse(moshi_http.build_info())
+
+    async def moshi_modules_info(self, request: Request) -> Response:
+        """`GET /api/modules_info`, as moshi-server has it."""
+        return JSONResponse(moshi_http.modules_info(self._settings.model, self._engines.loads()))
+
+    async def moshi_upload(self, request: Request) -> Response:
+        """`POST /api/asr-streaming`, as moshi-server has it."""
+        return await moshi_http.transcribe(request, self._host, self._settings.session.max_session_seconds)

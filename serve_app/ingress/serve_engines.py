@@ -27,6 +27,9 @@ _log = get_logger(__name__)
 RETRY_SECONDS = 0.1
 """Mean time between two tries to get a lease."""
 
+FULL_SECONDS = 0.2
+"""How long to go on asking when every engine is full: a session that has just ended gives its slot back in less."""
+
 PROBE_SECONDS = 1.0
 """Time between two looks whether an engine is there."""
 
@@ -83,7 +86,8 @@ class ServeEngines:
 
     async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> "LeasedStream":
         """Lease a slot and attach to it. Raises AtCapacity if that takes longer than the admission timeout."""
-        deadline = asyncio.get_running_loop().time() + self._admission_timeout_seconds
+        started_at = asyncio.get_running_loop().time()
+        deadline = started_at + self._admission_timeout_seconds
         reason: object = "no slot came free"
         while True:
             lease = self._handle.open_session.remote(session_id, history)
@@ -96,6 +100,9 @@ class ServeEngines:
                         return stream
                     ENGINE_REPLICAS.note_refusal(grant.replica)
                     reason = grant.reason
+                    waited = asyncio.get_running_loop().time() - started_at
+                    if waited > FULL_SECONDS and ENGINE_REPLICAS.have_all_refused():
+                        raise AtCapacity(f"{reason}; waited {waited:.1f} s")
                     await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
             except TimeoutError:
                 raise AtCapacity(f"{reason}; waited {self._admission_timeout_seconds:g} s") from None

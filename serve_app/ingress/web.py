@@ -3,20 +3,14 @@
 import hashlib
 from pathlib import Path
 
-from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 _FOLDER = Path(__file__).parent.parent / "web"
-_PAGE = "index.html"
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_NAMES = sorted(file.name for file in _FOLDER.iterdir() if file.suffix in _MEDIA_TYPES)
 
-PATHS = ("/", *(f"/web/{name}" for name in _NAMES if name != _PAGE))
-"""Where the page and its parts are; they are the same for everybody, whoever may use the service."""
-
-HEADERS = {
+_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -24,43 +18,44 @@ HEADERS = {
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
+    "Vary": "Accept",
     # Asked for each time and hardly ever sent again: the files belong together, and an upgrade changes all of them.
     "Cache-Control": "no-cache",
 }
 
 
 class WebPage:
-    """Our page and its parts."""
+    """ASGI middleware: answers browsers that ask for the page or a part of it, whoever they are, and nothing else.
 
-    def __init__(self) -> None:
-        self._files = {name: (_FOLDER / name).read_bytes() for name in _NAMES}
+    The page is the same for everybody, and must be there before it can ask for a key.
+    """
 
-    def routes(self) -> list[Route]:
-        """The parts; the page itself shares its path with the service's information."""
-        return [Route("/web/{name}", self.part)]
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._files = {
+            "/" if file.name == "index.html" else f"/web/{file.name}": (_MEDIA_TYPES[file.suffix], file.read_bytes())
+            for file in _FOLDER.iterdir()
+            if file.suffix in _MEDIA_TYPES
+        }
 
-    async def part(self, request: Request) -> Response:
-        """`GET /web/…`."""
-        name = request.path_params["name"]
-        if name not in self._files or name == _PAGE:
-            return Response(status_code=404)
-        return self._answer(request, name)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass on."""
+        path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        is_ours = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and path in self._files
+        if is_ours and (path != "/" or _from_browser(scope)):
+            await self._answer(scope, path)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-    def page(self, request: Request) -> Response:
-        """The page, for a request that `is_wanted`."""
-        return self._answer(request, _PAGE)
-
-    @staticmethod
-    def is_wanted(request: Request) -> bool:
-        """Whether a browser asks, rather than a program: only browsers say that they take HTML."""
-        return "text/html" in request.headers.get("accept", "")
-
-    def _answer(self, request: Request, name: str) -> Response:
-        body = self._files[name]
+    def _answer(self, scope: Scope, path: str) -> Response:
+        media_type, body = self._files[path]
         tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'  # of the content: every replica says the same
-        unchanged = tag in request.headers.get("if-none-match", "")
-        response = Response(
-            b"" if unchanged else body, 304 if unchanged else 200, media_type=_MEDIA_TYPES[Path(name).suffix]
-        )
-        MutableHeaders(scope=None, raw=response.raw_headers).update({**HEADERS, "ETag": tag, "Vary": "Accept"})
-        return response
+        headers = {**_HEADERS, "ETag": tag}
+        if tag in Headers(scope=scope).get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type=media_type)
+
+
+def _from_browser(scope: Scope) -> bool:
+    """Only browsers say that they take HTML; programs get the service's information."""
+    return "text/html" in Headers(scope=scope).get("accept", "")

@@ -40,6 +40,12 @@ LAST_WORDS_SECONDS = 5.0
 MAX_REASON_BYTES = 123
 """A close frame's payload is at most 125 bytes, two of them the code (RFC 6455, section 5.5)."""
 
+END_OF_STREAM = "EOS"
+"""What ends the audio in every dialect of the seeds, as text or as bytes."""
+
+SHOWN_CHARACTERS = 80
+"""How much of a wrong message an error repeats."""
+
 Message: TypeAlias = str | bytes
 
 
@@ -62,19 +68,25 @@ class Wishes:
     """How long the client would wait for a slot."""
     can_move: bool = False
     """Whether it resumes by itself when it is told that the service restarts."""
+    can_resume: bool = False
+    """Whether this dialect has a way back to a session; without one there is nothing to keep it for."""
+    frames: bool = False
+    """Whether every frame's result is wanted as a `Frame` event."""
 
 
 class Dialect(Protocol):
-    """One wire format, for one connection."""
+    """One wire format, for one connection. What it has no messages for it leaves as it is here."""
 
     def check_request(self) -> Wishes:
         """Look at what came with the handshake, before a slot is taken. Raises InvalidMessage."""
 
     def waiting(self, place: int) -> Iterable[Message]:
         """What says that the client waits for a slot, and at which place in line, from 1; may be nothing."""
+        return ()
 
     def ready(self, session: Session, resume_token: str) -> Iterable[Message]:
-        """What says that the session is open, or open again."""
+        """What says that the session is open, or open again; may be nothing."""
+        return ()
 
     def event(self, number: int, event: Event) -> Iterable[Message]:
         """What says that `event` happened; may be nothing."""
@@ -83,7 +95,8 @@ class Dialect(Protocol):
         """What says that the session ends with an error, before the close frame does."""
 
     def ping(self) -> Iterable[Message]:
-        """What keeps an idle connection open."""
+        """What keeps an idle connection open; may be nothing, as the servers ping on WebSocket's own level, too."""
+        return ()
 
     async def receive(self, session: Session, message: Message) -> None:
         """Act on a message from the client. Raises InvalidMessage or InvalidAudio."""
@@ -154,12 +167,14 @@ class _Connection:
     async def _hold(self, seat: Seat, wishes: Wishes) -> str:
         """Serve the session until it or the connection is over; how that came about."""
         session = seat.session
+        session.tell_frames(wishes.frames)
         try:
             if wishes.resume:
                 session.resume(wishes.resume.last_number)
             else:
                 await self._open(session, wishes.wait_s)
-            self._registry.keep(seat)
+            if wishes.can_resume:
+                self._registry.keep(seat)
             await self._send(self._dialect.ready(session, seat.token))
             await self._talk(seat)
         except WebSocketDisconnect as error:
@@ -287,6 +302,11 @@ class _Connection:
                 await self._websocket.close(code, short)
         except (TimeoutError, WebSocketDisconnect, RuntimeError):
             _log.debug("client left before the close", code=code)
+
+
+def is_end(message: Message) -> bool:
+    """Whether it is the end of the stream."""
+    return message in (END_OF_STREAM, END_OF_STREAM.encode())
 
 
 def _raise_if_disconnected(message: MutableMapping[str, Any]) -> None:

@@ -2,9 +2,14 @@
 
 in, binary   PCM as ?format=&sample_rate=&channels= say (float32 little-endian, 24 kHz, mono) or Ogg/Opus, any pieces
 in, text     {"type": "flush"}, {"type": "end"}, EOS (also as bytes)
-out, text    ready, token, word (with ?words=true), vad_end, status, flushed, done, ping, error
+out, text    ready, token, word (?words=true), pauses (?pauses=true), vad_end, status, flushed, done, ping, error
 
 ?words=true                 word messages, too
+?pauses=true                for each frame (80 ms) how likely a pause of 0.5, 1, 2 and 3 s has begun:
+                            {"type": "pauses", "time": 1.28, "probabilities": [0.9, 0.7, 0.4, 0.1]}, `time` being the
+                            seconds of audio heard (it stands still at a flush, where silence is put in). They
+                            carry no `seq`: after a resume a few may be missing, or come again. None of them if the
+                            checkpoint has no pause heads
 ?wait_s=30                  wait in line for a slot, at most so long
 ?resumable=true             "I resume": the service may ask me to move to another ingress (close code 1012)
 ?resume=TOKEN&last_seq=N    go on with a session, having seen its events up to number N
@@ -19,22 +24,26 @@ from starlette.datastructures import QueryParams
 from serve_app.audio.formats import parse_audio_format
 from serve_app.audio.stream import AudioStream
 from serve_app.errors import InvalidMessage, SpeechError
-from serve_app.protocols.conversation import Message, Resume, Wishes
-from serve_app.session.core import Done, Event, Flushed, Status
+from serve_app.protocols.conversation import (
+    END_OF_STREAM,
+    SHOWN_CHARACTERS,
+    Dialect,
+    Message,
+    Resume,
+    Wishes,
+    is_end,
+)
+from serve_app.session.core import Done, Event, Flushed, Frame, Status
 from serve_app.session.session import Session
 from serve_app.transcript import Token, TurnEnd, Word
 
-END_OF_STREAM = "EOS"
 MOST_EVENTS = 10**12
 """More than a session can have."""
-
-SHOWN_CHARACTERS = 80
-"""How much of a wrong message an error repeats."""
 
 _PLAIN_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,6})?")
 
 
-class StreamV1:
+class StreamV1(Dialect):
     """The dialect of `WS /v1/stream`, for one connection."""
 
     def __init__(self, query: QueryParams, model: str, longest_wait_s: float) -> None:
@@ -52,7 +61,13 @@ class StreamV1:
         token = self._query.get("resume")
         self._resumes = token is not None
         resume = Resume(token, int(_number(self._query, "last_seq", MOST_EVENTS))) if token is not None else None
-        return Wishes(resume, _number(self._query, "wait_s", self._longest_wait_s), _flag(self._query, "resumable"))
+        return Wishes(
+            resume,
+            wait_s=_number(self._query, "wait_s", self._longest_wait_s),
+            can_move=_flag(self._query, "resumable"),
+            can_resume=True,
+            frames=_flag(self._query, "pauses"),
+        )
 
     def waiting(self, place: int) -> Iterable[Message]:
         """`{"type": "status", "state": "waiting", "place": …}`: place in line for a slot, from 1."""
@@ -72,6 +87,9 @@ class StreamV1:
             case Word(text=text, start_s=start, end_s=end):
                 if self._words:
                     yield _json("word", text=text, start=round(start, 3), end=round(end, 3), seq=number)
+            case Frame(heard_s=heard, pauses=pauses):
+                if pauses:
+                    yield _json("pauses", time=round(heard, 3), probabilities=[round(pause, 4) for pause in pauses])
             case TurnEnd():
                 yield _json("vad_end", seq=number)
             case Status(state=state):
@@ -92,7 +110,7 @@ class StreamV1:
 
     async def receive(self, session: Session, message: Message) -> None:
         """Audio, or a control message."""
-        if isinstance(message, bytes) and message != END_OF_STREAM.encode():
+        if isinstance(message, bytes) and not is_end(message):
             for samples in self._audio.feed(message):
                 await session.feed(samples)
             return
@@ -106,7 +124,7 @@ class StreamV1:
 
 
 def _control(message: Message) -> str:
-    if message in (END_OF_STREAM, END_OF_STREAM.encode()):
+    if is_end(message):
         return "end"
     shown = str(message)[:SHOWN_CHARACTERS]
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.audio.pcm import Framer
-from serve_app.errors import SpeechError
+from serve_app.errors import InvalidMessage, SpeechError
 from serve_app.session.timeline import Timeline
 from serve_app.settings import ModelSettings, SessionSettings
 from serve_app.speech import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLE_RATE_HZ, FrameResult, ModelInfo
@@ -32,6 +32,27 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A frame has been through the model; told only where `SessionCore.tells_frames` asks for it."""
+
+    index: int
+    """From 0, not counting the silence that the model wants before the first sample."""
+    heard_s: float
+    """How much of the client's audio the model has heard with it, in seconds."""
+    pauses: tuple[float, ...]
+    """Probability of a pause of 0.5, 1, 2 and 3 s; empty where the checkpoint has no pause heads."""
+    waiting_samples: int
+    """Audio that the client has sent and the model has not heard yet."""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A client's mark is reached; see `SessionCore.take_mark`."""
+
+    mark: int | None
+
+
+@dataclass(frozen=True)
 class Done:
     """The session is over and everything that was said is out."""
 
@@ -46,7 +67,10 @@ class Failure:
     error: SpeechError
 
 
-Event: TypeAlias = TranscriptEvent | Flushed | Status | Done | Failure
+Event: TypeAlias = TranscriptEvent | Flushed | Status | Frame | Marked | Done | Failure
+
+MOST_MARKS = 256
+"""Marks that may wait at once: unlike audio, nothing else slows a client down that sends more and more of them."""
 
 
 class SessionCore:
@@ -54,6 +78,8 @@ class SessionCore:
 
     def __init__(self, info: ModelInfo, model: ModelSettings, settings: SessionSettings) -> None:
         self._window_frames = settings.window_frames
+        self._delay_frames = info.delay_frames
+        self._prefix_frames = info.silence_prefix_frames
         self._flush_frames = info.delay_frames + round(settings.flush_silence_seconds * FRAMES_PER_SECOND)
         self._framer = Framer()
         self._timeline = Timeline()
@@ -64,6 +90,9 @@ class SessionCore:
         self._answered = 0
         self._outgoing: deque[NDArray[np.float32] | Event] = deque()  # frames to send, and what to say behind them
         self._markers: deque[tuple[int, Event]] = deque()  # what to say once so many frames are answered
+        self._marks: deque[tuple[int, Marked]] = deque()  # likewise, with the model's delay in the number
+        self.tells_frames = False
+        """Whether there is a `Frame` for each result: most clients have no use for 12.5 events a second."""
         self.client_samples = 0
         """Samples taken from the client so far."""
         self.flushes = 0
@@ -99,6 +128,16 @@ class SessionCore:
         self._markers = deque(marker for marker in self._markers if not isinstance(marker[1], Done))
         self._outgoing.append(Failure(error))
 
+    def take_mark(self, mark: int | None, *, delayed: bool) -> list[Event]:
+        """Say `Marked` once the model has heard every whole frame so far, and with `delayed` its delay more.
+
+        Unlike a flush it adds no silence: the client's own audio has to bring the mark out. Returns what is due now.
+        """
+        if len(self._marks) >= MOST_MARKS:
+            raise InvalidMessage(f"expected at most {MOST_MARKS} marks to wait for audio, got one more")
+        self._marks.append((self._queued_frames + delayed * self._delay_frames, Marked(mark)))
+        return self._marks_due()
+
     @property
     def audio_seconds(self) -> float:
         """Duration of the audio that the client has sent so far."""
@@ -129,9 +168,21 @@ class SessionCore:
     def hear(self, result: FrameResult) -> list[Event]:
         """Take the next frame's result and return what it brings, in order."""
         self._answered += 1
-        return [*self._transcript.add(result), *self._due()]
+        frame = self._frame(result) if self.tells_frames and result.frame >= self._prefix_frames else None
+        return [*([frame] if frame else []), *self._transcript.add(result), *self._marks_due(), *self._due()]
 
     # ------------------------------------------------------------------ inside
+
+    def _frame(self, result: FrameResult) -> Frame:
+        heard_s = self._timeline((result.frame + 1) / FRAMES_PER_SECOND)
+        waiting = max(0, self.client_samples - round(heard_s * SAMPLE_RATE_HZ))
+        return Frame(result.frame - self._prefix_frames, heard_s, result.pauses, waiting)
+
+    def _marks_due(self) -> list[Event]:
+        events: list[Event] = []
+        while self._marks and self._marks[0][0] <= self._answered:
+            events.append(self._marks.popleft()[1])
+        return events
 
     def _due(self) -> list[Event]:
         events: list[Event] = []

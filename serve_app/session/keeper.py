@@ -5,6 +5,7 @@ import hashlib
 import secrets
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -30,6 +31,9 @@ Progress: TypeAlias = tuple[Marks, tuple[int, int, bool], bool]
 """How far a session has come: its marks, what it has received, and whether its old token is spent."""
 
 NOTHING: Progress = (Marks(), (-1, 0, False), False)
+
+MOST_OVER = 10_000
+"""Sessions that are over and of which the vault could not be told yet."""
 
 TOKEN_BYTES = 24
 
@@ -72,7 +76,7 @@ class Keeper:
         self._metrics = metrics
         self._on_taken = on_taken
         self._kept: dict[str, Kept] = {}  # by hold
-        self._over: list[str] = []
+        self._over: deque[str] = deque(maxlen=MOST_OVER)  # what is pushed out expires in the vault by itself
         self._saving = asyncio.Lock()
         self._available = True
         self._task: asyncio.Task[None] | None = None
@@ -104,7 +108,7 @@ class Keeper:
 
     def forget(self, kept: Kept) -> None:
         """The session is over."""
-        if self._kept.pop(kept.hold, None):
+        if self._kept.pop(kept.hold, None) and kept.saved is not NOTHING:
             self._over.append(kept.hold)
 
     async def take(self, token: str, credential: str) -> Saved | None:
@@ -122,24 +126,32 @@ class Keeper:
 
     async def _save(self, due: Sequence[Kept]) -> bool:
         """Save these sessions, and say which are over; whether that worked."""
-        over, self._over = self._over, []
+        over = list(self._over)
+        self._over.clear()
         started_at = time.monotonic()
         checkpoints: list[Checkpoint] = []
         unchanged: list[str] = []
         news: list[tuple[Kept, Progress]] = []
+        failed = False
         for kept in due:
             kept.due_at = started_at + SAVE_SECONDS
             progress = kept.progress
             if progress == kept.saved:
                 unchanged.append(kept.hold)
                 continue
-            state, pieces = kept.session.checkpoint(kept.saved[0])
+            try:
+                state, pieces = kept.session.checkpoint(kept.saved[0])
+            except Exception as error:  # our own mistake, which must not cost all other sessions their checkpoints
+                _log.error("session cannot be saved", session_id=kept.session.id, exc_info=error)
+                kept.due_at = started_at + RENEWAL_SECONDS
+                failed = True
+                continue
             checkpoints.append(Checkpoint(kept.hold, kept.token_digests, kept.owner, state, pieces))
             news.append((kept, progress))
         try:
             answer = await self._vault.save(checkpoints, unchanged, over)
         except VaultUnavailable as error:
-            self._over = over
+            self._over.extendleft(reversed(over))
             self._note(False, str(error))
             return False
         self._note(True)
@@ -156,7 +168,7 @@ class Keeper:
         self._metrics.checkpoint_bytes_total.inc(
             sum(len(c.state) + sum(len(piece.data) for piece in c.pieces) for c in checkpoints)
         )
-        return not answer.incomplete
+        return not failed and not answer.incomplete
 
     def _renew(self, hold: str) -> None:
         """The vault lacks this session's past: the next checkpoint brings everything, but not again and again."""

@@ -85,9 +85,9 @@ class SessionRegistry:
         settings: SessionSettings,
         metrics: IngressMetrics,
         *,
-        most_per_key: int,
+        most_per_key: Callable[[str], int],
     ) -> None:
-        """`make` creates a session with an id; `most_per_key` is how many a client that shows a key may hold."""
+        """`make` creates a session with an id; `most_per_key` is how many whoever shows a credential may hold."""
         self._make = make
         self._engines = engines
         self._settings = settings
@@ -119,8 +119,8 @@ class SessionRegistry:
         Raises TooManySessions, ModelNotReady and ServiceRestarting.
         """
         self._check_open()
-        if credential and self._by_owner[digest(credential)] >= self._most_per_key:
-            raise TooManySessions(f"expected at most {self._most_per_key} sessions at once with one key, got one more")
+        if credential and self._by_owner[digest(credential)] >= (most := self._most_per_key(credential)):
+            raise TooManySessions(f"expected at most {most} sessions at once with one key, got one more")
         return self._seat(self._make(uuid.uuid4().hex, None), credential)
 
     async def resume(self, token: str, credential: str) -> Seat:

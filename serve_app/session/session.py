@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from serve_app.errors import IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, SpeechError
 from serve_app.session import checkpoint, durable_stream
 from serve_app.session.checkpoint import Restored, Snapshot
-from serve_app.session.core import Done, Event, Failure, SessionCore, Status
+from serve_app.session.core import Done, Event, Failure, Frame, SessionCore, Status
 from serve_app.session.durable_stream import DurableStream
 from serve_app.session.engines import Engines
 from serve_app.session.event_log import EventLog
@@ -87,6 +87,10 @@ class Session:
 
     # ------------------------------------------------------------------ for the feeder
 
+    def tell_frames(self, wanted: bool) -> None:
+        """Whether every frame's result is an event of its own."""
+        self._core.tells_frames = wanted
+
     async def open(self) -> None:
         """Take a slot. Raises AtCapacity or EngineLost."""
         self._require(State.NEW)
@@ -125,6 +129,12 @@ class Session:
         self._require(State.LIVE)
         self._core.take_flush()
         await self._send_outgoing()
+
+    async def mark(self, mark: int | None, *, delayed: bool) -> None:
+        """Say Marked when what was sent before has been heard; see `SessionCore.take_mark`."""
+        self._require(State.LIVE)
+        await self._log.wait_until_half_read()
+        self._emit(self._core.take_mark(mark, delayed=delayed))
 
     async def end(self) -> None:
         """Bring out the rest, then a Done event; no more audio is taken. Saying it twice is no mistake."""
@@ -264,7 +274,7 @@ class Session:
     def _emit(self, events: Sequence[Event]) -> None:
         try:
             for event in events:
-                self._log.append(event, numbered=not isinstance(event, Status))
+                self._log.append(event, numbered=not isinstance(event, Status | Frame))
                 self._count(event)
         except SlowClient as error:
             self._fail(error)

@@ -43,16 +43,17 @@ def test_words_that_come_late_are_a_pause():
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_engine_costs_no_session_a_word():
+@pytest.mark.parametrize("scenario", ["engine-kill", "ingress-kill"])
+def test_a_killed_process_costs_no_session_a_word(scenario):
     done = subprocess.run(
-        [sys.executable, "-m", "loadtest.chaos", "--scenario", "engine-kill", "--sessions", str(SESSIONS),
+        [sys.executable, "-m", "loadtest.chaos", "--scenario", scenario, "--sessions", str(SESSIONS),
          "--seconds", "12", "--json"],
         cwd=PROJECT, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
     outcome = json.loads(done.stdout)
     assert {name: outcome[name] for name in NOTHING_LOST} == dict.fromkeys(NOTHING_LOST, 0), outcome
-    assert outcome["scenario"] == "engine-kill"
+    assert outcome["scenario"] == scenario
     assert outcome["sessions"] == SESSIONS
     assert 0 <= outcome["pause_p50_s"] <= outcome["pause_p95_s"] <= outcome["pause_max_s"]
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,84 @@
+"""A whole audio file through a session of its own, for dialects that answer an HTTP request."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import BinaryIO
+
+from serve_app.audio.upload import decode_upload
+from serve_app.errors import ServiceRestarting, SpeechError
+from serve_app.protocols.conversation import LEFT, Host
+from serve_app.session.core import Event
+from serve_app.session.session import Session
+from serve_app.speech import SAMPLE_RATE_HZ
+from serve_app.telemetry import get_logger, session_context
+
+_log = get_logger(__name__)
+
+
+async def measure(file: BinaryIO, max_seconds: float) -> float:
+    """Seconds of audio in a file: its errors come to light before a slot is taken. Raises what `decode_upload` does."""
+    blocks = decode_upload(file, max_seconds)
+    samples = 0
+    while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+        samples += len(block)
+    file.seek(0)
+    return samples / SAMPLE_RATE_HZ
+
+
+async def recognise(
+    file: bytes | BinaryIO,
+    credential: str,
+    host: Host,
+    max_seconds: float,
+    *,
+    wait_s: float = 0.0,
+    on_audio: Callable[[float], None] = lambda seconds: None,
+) -> AsyncGenerator[Event]:
+    """The events of an audio file, as they come; the first is awaited in the line for a slot. Raises SpeechError.
+
+    `on_audio` is told how many seconds of audio have been taken: 0 when the slot is there, and then again and again.
+    The slot is given back when the iteration ends, however it does: use `contextlib.aclosing`. Iterate in one task.
+    """
+    seat = host.registry.new(credential)
+    outcome = LEFT  # nobody can come back to it, so the vault is not told of it either
+    feeding: asyncio.Task[None] | None = None
+    try:
+        with session_context(seat.session.id):
+            async for _ in host.admission.enter(seat.session.open, wait_s):
+                pass
+            on_audio(0.0)
+            feeding = asyncio.create_task(_feed(seat.session, file, max_seconds, on_audio))
+            async for _, event in seat.session.events():
+                yield event
+            outcome = "done"
+    except SpeechError as error:
+        outcome = error.code
+        raise
+    except asyncio.CancelledError:
+        if not seat.farewell:
+            raise
+        if task := asyncio.current_task():
+            task.uncancel()
+        raise ServiceRestarting("this part of the service is being stopped: send the file again") from None
+    finally:
+        if feeding:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+        await host.registry.release(seat, outcome)
+
+
+async def _feed(
+    session: Session, file: bytes | BinaryIO, max_seconds: float, on_audio: Callable[[float], None]
+) -> None:
+    """Feed as fast as the session takes it. Whatever goes wrong here, the reader of the session's events is told."""
+    try:
+        blocks = decode_upload(file, max_seconds)
+        while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+            await session.feed(block)
+            on_audio(session.audio_seconds)
+        await session.end()
+    except SpeechError as error:
+        await session.end_with_mistake(error)
+    except Exception as error:
+        _log.error("upload failed", error=repr(error), exc_info=error)
+        await session.end_with_mistake(SpeechError("the server failed to decode the file"))

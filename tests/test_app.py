@@ -1,0 +1,30 @@
+"""The application builder, as far as it goes without Ray."""
+
+import pytest
+
+from serve_app.app import build, listening_host
+from serve_app.settings import SettingsError
+
+
+def test_where_no_serve_runs_nothing_listens():
+    assert listening_host() is None
+    assert build({"auth": {"mode": "auto"}})
+
+
+def test_every_build_has_a_secret_of_its_own_for_tokens():
+    secrets = [build({})._bound_deployment.init_args[2] for _ in range(2)]
+    assert all(len(secret) == 32 for secret in secrets)
+    assert secrets[0] != secrets[1]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_the_builder_asks_where_its_serve_listens(monkeypatch, host):
+    """Serve itself runs in tests/system; here only its answer is given."""
+    monkeypatch.setattr("serve_app.app.listening_host", lambda: host)
+    for auth in ({"mode": "none"}, {"keys": [{"name": "ann", "sha256": "a" * 64}]}):
+        assert build({"auth": auth})
+    if host == "127.0.0.1":
+        assert build({})
+    else:
+        with pytest.raises(SettingsError, match=r"http_options\.host: expected 127\.0\.0\.1"):
+            build({})

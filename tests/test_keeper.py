@@ -1,0 +1,97 @@
+"""The keeper with real sessions: what the vault has is enough, whatever happened to the vault meanwhile."""
+
+import asyncio
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from serve_app.session import keeper as keeper_module
+from serve_app.session.keeper import Keeper, Kept
+from serve_app.session.session import Session
+from serve_app.session.vault import Vault
+from serve_app.settings import ModelSettings, SessionSettings
+from serve_app.telemetry import IngressMetrics
+from tests.support import DirectEngines, LocalVault
+
+
+def new_session(engines: DirectEngines, metrics: IngressMetrics) -> Session:
+    return Session("session-1", engines, SessionSettings(), ModelSettings(source="demo"), metrics)
+
+
+async def speak(session: Session, samples: np.ndarray) -> None:
+    reading = asyncio.create_task(anext(session.events()))
+    await session.feed(samples)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+
+
+async def taken(keeper: Keeper, kept: Kept, sessions: int = 1) -> int:
+    """Samples that the vault's copy has; it is put back."""
+    saved = await keeper.take(kept.token, "credential")
+    assert saved is not None
+    return len(b"".join(saved.records[0]))
+
+
+async def test_a_vault_that_lost_everything_gets_it_again(engines, clip, monkeypatch):
+    monkeypatch.setattr(keeper_module, "SAVE_SECONDS", 0.05)
+    metrics = IngressMetrics(CollectorRegistry())
+    vault, ended = LocalVault(60), []
+    keeper = Keeper(vault, metrics, on_taken=ended.append)
+    session = new_session(engines, metrics)
+    await session.open()
+    kept = Kept(session, "credential")
+    keeper.add(kept)
+    keeper.start()
+    await speak(session, clip.samples[:40_000])
+    await asyncio.sleep(0.4)
+    assert metrics.registry.get_sample_value("stt_vault_sessions") == 1
+    vault.vault = Vault(60, 2**30)
+    await speak(session, clip.samples[40_000:80_000])
+    await asyncio.sleep(0.6)
+    assert await taken(keeper, kept) > 0
+    await asyncio.sleep(0.4)
+    assert ended == [kept]  # it hears that somebody else has its session
+    await keeper.stop()
+    await session.close()
+
+
+async def test_a_session_that_cannot_be_saved_costs_no_other_its_checkpoint(engines, clip, monkeypatch):
+    metrics = IngressMetrics(CollectorRegistry())
+    keeper = Keeper(LocalVault(60), metrics, on_taken=lambda _: None)
+    sessions = [new_session(engines, metrics) for _ in range(2)]
+    all_kept = [Kept(session, "credential") for session in sessions]
+    for session, kept in zip(sessions, all_kept, strict=True):
+        await session.open()
+        await speak(session, clip.samples[:30_000])
+        keeper.add(kept)
+    monkeypatch.setattr(sessions[0], "checkpoint", lambda since: 1 / 0)
+    keeper.start()
+    await asyncio.sleep(0.5)
+    assert await keeper.take(all_kept[0].token, "credential") is None
+    assert await taken(keeper, all_kept[1]) > 0
+    await keeper.stop()
+    for session in sessions:
+        await session.close()
+
+
+async def test_what_is_over_is_forgotten_even_if_the_vault_was_away(engines, clip, monkeypatch):
+    monkeypatch.setattr(keeper_module, "SAVE_SECONDS", 0.05)
+    metrics = IngressMetrics(CollectorRegistry())
+    vault = LocalVault(60)
+    keeper = Keeper(vault, metrics, on_taken=lambda _: None)
+    session = new_session(engines, metrics)
+    await session.open()
+    kept = Kept(session, "credential")
+    keeper.add(kept)
+    keeper.start()
+    await speak(session, clip.samples[:30_000])
+    await asyncio.sleep(0.3)
+    vault.available = False
+    keeper.forget(kept)
+    await asyncio.sleep(0.3)
+    assert metrics.registry.get_sample_value("stt_checkpoint_failures_total") >= 1
+    vault.available = True
+    await asyncio.sleep(0.3)
+    assert await keeper.take(kept.token, "credential") is None
+    await keeper.stop()
+    await session.close()
