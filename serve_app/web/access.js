@@ -8,15 +8,16 @@ export class KeyRefused extends Error {}
 
 const address = (path) => new URL(path, document.baseURI);
 
-// Resolves to {query, status}: what a WebSocket's query must carry to be let in, and what the service says of itself.
+// Resolves to {query, service}: what a WebSocket's query must carry to be let in, and what the service says of itself.
 // `askForKey(wasWrong)` resolves to a key, or to null where nobody gives one.
 export async function requestAccess(askForKey) {
   for (let wasWrong = false; ; wasWrong = true) {
     const key = sessionStorage.getItem(KEY);
     const headers = key ? { Authorization: `Bearer ${key}` } : {};
-    const answer = await ask(address("status"), { headers, cache: "no-store" });
-    if (answer.ok) return { query: key ? await token(headers) : {}, status: await answer.json() };
-    if (answer.status !== 401 && answer.status !== 403) throw new Unreachable(`HTTP ${answer.status}`);
+    const answer = await ask(address("."), { headers: { ...headers, Accept: "application/json" }, cache: "no-store" });
+    if (answer.ok) return { query: key ? await token(headers) : {}, service: await answer.json() };
+    if (answer.status === 403) throw new KeyRefused("This service may not be used from here.");
+    if (answer.status !== 401) throw new Unreachable(`HTTP ${answer.status}`);
     sessionStorage.removeItem(KEY);
     const given = await askForKey(wasWrong || key !== null);
     if (!given) throw new KeyRefused("This service needs an access key.");

@@ -87,8 +87,8 @@ function askForKey(wasWrong) {
 }
 
 // Transcribes what `feed(stream)` sends, until the service is done with it; `heardS()` is how much audio there was so far.
-// `progress(word, heardAt)` is a short text to show with a word.
-async function transcribe({ rate, isFile, feed, stop, heardS, progress }) {
+// `onTime(timeS)` is told how far the service has come.
+async function transcribe({ rate, isFile, feed, stop, heardS, onTime = () => {} }) {
   const base = recordedS;
   let liveState = "connecting";
   const onEvent = (message) => {
@@ -106,7 +106,10 @@ async function transcribe({ rate, isFile, feed, stop, heardS, progress }) {
       case "word": {
         const { word, heardAt } = transcript.addWord(message);
         view.showWord(word);
-        element("progress").textContent = progress(word, heardAt);
+        if (!isFile && heardAt !== undefined) {
+          element("progress").textContent = `last word after ${(heardAt - word.start).toFixed(1)} s`;
+        }
+        onTime(word.end);
         showText();
         break;
       }
@@ -114,6 +117,7 @@ async function transcribe({ rate, isFile, feed, stop, heardS, progress }) {
         transcript.endTurn();
         break;
       case "pauses":
+        onTime(message.time);
         element("pause-legend").hidden = false;
         plot.addPause(message.time, message.probabilities[SHOWN_PAUSE] ?? message.probabilities.at(-1));
         break;
@@ -159,10 +163,9 @@ async function transcribeMicrophone() {
       showLevel(level);
       plot.addLevel(base + heardS(), level);
     });
-  const progress = (word, heardAt) => (heardAt ? `last word after ${(heardAt - word.start).toFixed(1)} s` : "");
   const wakeLock = await navigator.wakeLock?.request("screen").catch(() => null); // a phone's screen stays on
   try {
-    await transcribe({ rate: microphone.rate, isFile: false, feed, stop: microphone.stop, heardS, progress });
+    await transcribe({ rate: microphone.rate, isFile: false, feed, stop: microphone.stop, heardS });
   } finally {
     wakeLock?.release();
   }
@@ -177,15 +180,19 @@ async function transcribeFile(file) {
     for (; at < samples.length && !stopped; at += FILE_PIECE) {
       await stream.room();
       stream.send(samples.subarray(at, at + FILE_PIECE));
-      for (let shown = at; shown < Math.min(at + FILE_PIECE, samples.length); shown += SHOWN_PIECE) {
-        plot.addLevel(shown / SERVER_RATE, loudness(samples.subarray(shown, shown + SHOWN_PIECE)));
-      }
     }
     stream.end();
   };
   const heardS = () => Math.min(at, samples.length) / SERVER_RATE;
-  const progress = (word) => `${Math.round((100 * SERVER_RATE * word.end) / samples.length)} %`;
-  await transcribe({ rate: SERVER_RATE, isFile: true, feed, stop: () => (stopped = true), heardS, progress });
+  let shown = 0;
+  const onTime = (timeS) => {
+    const end = Math.min(timeS * SERVER_RATE, samples.length);
+    for (; shown < end; shown += SHOWN_PIECE) {
+      plot.addLevel(shown / SERVER_RATE, loudness(samples.subarray(shown, shown + SHOWN_PIECE)));
+    }
+    element("progress").textContent = `${Math.round((100 * end) / samples.length)} %`;
+  };
+  await transcribe({ rate: SERVER_RATE, isFile: true, feed, stop: () => (stopped = true), heardS, onTime });
   element("progress").textContent = "";
 }
 
@@ -263,9 +270,9 @@ addEventListener("beforeunload", (event) => running && event.preventDefault());
 
 clear();
 try {
-  const { status } = await requestAccess(askForKey);
-  element("model").textContent = status.model;
-  if (!running) showState("idle", status.ready ? "Ready" : "The service is starting…");
+  const { service } = await requestAccess(askForKey);
+  element("model").textContent = service.model;
+  if (!running) showState("idle", service.ready ? "Ready" : "The service is starting…");
 } catch (error) {
   if (!running) showState("failed", error instanceof KeyRefused ? error.message : "The service does not answer.");
 }

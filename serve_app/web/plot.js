@@ -40,7 +40,7 @@ export class Plot {
   #add(points, time, value) {
     points.push({ time, value });
     this.#now = Math.max(this.#now, time);
-    while (points[0].time < this.#now - SHOWN_S) points.shift();
+    while (points[0]?.time < this.#now - SHOWN_S) points.shift();
     this.#drawSoon();
   }
 

@@ -1,7 +1,7 @@
 // One recording, streamed to `WS /v1/stream`. A connection that breaks is made again and the session goes on where it
 // was; a session that the server has lost is begun anew behind the last word that we have.
 
-import { KeyRefused, requestAccess, streamAddress } from "./access.js";
+import { Unreachable, requestAccess, streamAddress } from "./access.js";
 import { SendBuffer } from "./send_buffer.js";
 
 export const SERVER_RATE = 24_000; // what the server counts samples in
@@ -73,14 +73,14 @@ export class Stream {
     this.#lastReady = performance.now();
     this.#handlers.state("connecting");
     for (let waitS = FIRST_RETRY_S; !this.#closed; waitS = Math.min(2 * waitS, LONGEST_RETRY_S)) {
-      const tried = this.#lastReady;
+      const seen = this.#lastSeq;
       try {
-        const { query, status } = await requestAccess(this.#handlers.askForKey);
-        return await this.#converse(streamAddress({ ...query, ...this.#wishes(status) }));
+        const { query, service } = await requestAccess(this.#handlers.askForKey);
+        return await this.#converse(streamAddress({ ...query, ...this.#wishes(service) }));
       } catch (error) {
         if (this.#closed) return;
-        if (error instanceof KeyRefused || error instanceof ServerError) throw error;
-        if (this.#lastReady !== tried) waitS = FIRST_RETRY_S;
+        if (!(error instanceof Broken || error instanceof Unreachable)) throw error;
+        if (this.#lastSeq !== seen) waitS = FIRST_RETRY_S;
         if (performance.now() - this.#lastReady > GIVE_UP_S * 1000) {
           throw new ServerError(`The service is not available: ${error.message}.`);
         }
@@ -90,9 +90,9 @@ export class Stream {
     }
   }
 
-  #wishes(status) {
+  #wishes(service) {
     const wishes = { format: "f32", sample_rate: this.#rate, words: true, pauses: true, resumable: true };
-    wishes.wait_s = Math.floor(Math.min(WAIT_IN_LINE_S, status.longest_wait_seconds ?? 0));
+    wishes.wait_s = Math.floor(Math.min(WAIT_IN_LINE_S, service.longest_wait_seconds ?? 0));
     if (this.#token) Object.assign(wishes, { resume: this.#token, last_seq: this.#lastSeq });
     return wishes;
   }
