@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
@@ -121,6 +123,19 @@ async def test_a_file_is_transcribed_and_saved(service, clip, tmp_path):
         assert re.match(r"1\n00:00:00,\d{3} --> 00:00:0\d,\d{3}\n", cues[0])
         assert browser.complaints == []
     await service.wait_until_empty()
+
+
+async def test_a_file_longer_than_the_plot_goes_on_after_a_cut(service, clip, tmp_path):
+    file = tmp_path / "long.wav"
+    with wave.open(str(file), "wb") as writer:
+        writer.setparams((1, 2, 24_000, 0, "NONE", ""))
+        writer.writeframes((np.tile(clip.samples, 4) * 32_767).astype("<i2").tobytes())
+    async with network(service) as breaking, browsing(breaking.port) as browser:
+        await browser.page.locator("#file").set_input_files(file)
+        await browser.wait_for_words(5)
+        breaking.cut()
+        await browser.wait_for_state("done", "failed")
+        assert await browser.words() == 4 * clip.words
 
 
 async def test_what_is_no_audio_is_said_to_be_none(service, tmp_path):
