@@ -252,6 +252,12 @@ class IngressSettings(_Group):
     max_message_bytes: int = Field(default=16 * MEBIBYTE, ge=1024, le=16 * MEBIBYTE)
     """Largest message a client may send; Serve's proxy itself stops at 16 MiB."""
 
+    max_upload_megabytes: int = Field(default=256, ge=1)
+    """Largest audio file (MiB, with the form around it) that may be uploaded."""
+
+    max_upload_seconds: float = Field(default=7200.0, gt=0)
+    """Longest audio that an uploaded file may hold, however small the file is."""
+
     slow_client_seconds: float = Field(default=10.0, gt=0)
     """How long a client may leave its events unread before the session ends."""
 

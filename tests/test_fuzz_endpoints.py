@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from serve_app import errors
 from tests.support import Service, running_engines, serving
 
-PATHS = ["/", "/health", "/healthz", "/readyz", "/status", "/metrics", "/v1/stream"]
+PAGES = ["/", "/health", "/healthz", "/readyz", "/status", "/metrics", "/v1/models"]
+PATHS = [*PAGES, "/v1/stream", "/v1/realtime", "/v1/audio/transcriptions"]
 ERRORS = {kind.code: kind.close_code for kind in vars(errors).values()
           if isinstance(kind, type) and issubclass(kind, errors.SpeechError)}  # fmt: skip
 SERVER_FAILURES = ("internal_error", "step_failed", "engine_lost")
@@ -146,7 +147,7 @@ def test_no_request_makes_the_server_fail(runner, beside, wire):
     runner.run(example())
 
 
-@pytest.mark.parametrize("path", [path for path in PATHS if path != "/v1/stream"])
+@pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_a_wrong_method_is_405(runner, beside, method, path):
     wire = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc".encode()

@@ -654,7 +654,7 @@ async def test_100_times_real_time_is_slowed_down_not_buffered(service, clip):
         await connection.send(END)
         events = await reading
     assert events[-1]["type"] == "done"
-    assert abs(len(text(events)) - 12 * len(clip.words)) <= 12
+    assert abs(len(text(events)) - 24 * len(clip.words)) <= 24
 
 
 async def test_http_routes(service, clip):

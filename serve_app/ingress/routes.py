@@ -21,6 +21,9 @@ from serve_app.ingress.web import WebPage
 from serve_app.protocols import moshi_http
 from serve_app.protocols.conversation import Dialect, Host, converse
 from serve_app.protocols.moshi import Moshi
+from serve_app.protocols.openai.models import model_routes
+from serve_app.protocols.openai.realtime import Realtime
+from serve_app.protocols.openai.transcriptions import Transcriptions
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.protocols.tagged_text import TaggedText
 from serve_app.protocols.transcribe import Transcribe
@@ -75,6 +78,8 @@ class Ingress:
                 Route("/api/modules_info", self.moshi_modules_info),
                 Route(moshi_http.PATH, self.moshi_upload, methods=["POST"]),
                 *(WebSocketRoute(path, self._speaking(dialect)) for path, dialect in self._dialects().items()),
+                *model_routes(self._settings.model, self._settings.app_name, int(self._started_at)),
+                Route("/v1/audio/transcriptions", Transcriptions(self._host, self._settings.model), methods=["POST"]),
                 *self._access.routes(),
             ],
             middleware=[Middleware(BrokenConnections), Middleware(WebPage), *self._access.middleware()],
@@ -91,6 +96,7 @@ class Ingress:
             "/v1/transcribe": lambda websocket: Transcribe(websocket.query_params),
             "/ws": lambda websocket: TaggedText(),
             moshi_http.PATH: lambda websocket: Moshi(),
+            "/v1/realtime": lambda websocket: Realtime(websocket, settings.model),
         }
 
     def _speaking(self, dialect: Callable[[WebSocket], Dialect]) -> Callable[[WebSocket], Awaitable[None]]:
@@ -125,8 +131,9 @@ class Ingress:
                 "model": self._settings.model,
                 "ready": self._engines.is_ready,
                 "longest_wait_seconds": self._settings.ingress.max_wait_seconds,
-                "endpoints": {"stream": "/v1/stream", "health": "/health", "ready": "/readyz", "status": "/status",
-                              "metrics": "/metrics"},
+                "endpoints": {"stream": "/v1/stream", "realtime": "/v1/realtime",
+                              "transcriptions": "/v1/audio/transcriptions", "models": "/v1/models",
+                              "health": "/health", "ready": "/readyz", "status": "/status", "metrics": "/metrics"},
             },
             headers={"Vary": "Accept"},
         )  # fmt: skip

@@ -77,6 +77,9 @@ class Wishes:
 class Dialect(Protocol):
     """One wire format, for one connection. What it has no messages for it leaves as it is here."""
 
+    subprotocol: str | None = None
+    """What is agreed on in the handshake, of those that the client offers; browsers insist if they offer any."""
+
     def check_request(self) -> Wishes:
         """Look at what came with the handshake, before a slot is taken. Raises InvalidMessage."""
 
@@ -98,8 +101,8 @@ class Dialect(Protocol):
         """What keeps an idle connection open; may be nothing, as the servers ping on WebSocket's own level, too."""
         return ()
 
-    async def receive(self, session: Session, message: Message) -> None:
-        """Act on a message from the client. Raises InvalidMessage or InvalidAudio."""
+    async def receive(self, session: Session, message: Message) -> Iterable[Message] | None:
+        """Act on a message from the client; the answer to it, if it has one. Raises InvalidMessage or InvalidAudio."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,11 @@ class _Connection:
         self._admission = host.admission
         self._settings = host.settings
         self._sent_at = time.monotonic()
+        self._sending = asyncio.Lock()
         self._next: asyncio.Task[MutableMapping[str, Any]] | None = None  # a message that is being waited for
 
     async def run(self) -> None:
-        await self._websocket.accept()
+        await self._websocket.accept(self._dialect.subprotocol)
         try:
             await self._run()
         finally:
@@ -242,7 +246,7 @@ class _Connection:
             _raise_if_disconnected(message)
             seat.old_token = None  # the client is there, so it has the new one
             try:
-                await self._dialect.receive(session, self._content(message))
+                await self._send(await self._dialect.receive(session, self._content(message)) or ())
             except (InvalidMessage, InvalidAudio, MessageTooLarge) as error:
                 await _let_last_words_out(session, error)
 
@@ -272,18 +276,22 @@ class _Connection:
 
     async def _send(self, messages: Iterable[Message]) -> None:
         """Send, or raise SlowClient if the client's buffers stay full."""
-        for message in messages:
-            try:
-                async with asyncio.timeout(self._settings.slow_client_seconds):
-                    if isinstance(message, str):
-                        await self._websocket.send_text(message)
-                    else:
-                        await self._websocket.send_bytes(message)
-            except TimeoutError:
-                raise SlowClient(
-                    f"expected the client to read within {self._settings.slow_client_seconds:g} s, it did not"
-                ) from None
-            self._sent_at = time.monotonic()
+        async with self._sending:  # messages that belong together stay together
+            for message in messages:
+                await self._send_one(message)
+
+    async def _send_one(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._settings.slow_client_seconds):
+                if isinstance(message, str):
+                    await self._websocket.send_text(message)
+                else:
+                    await self._websocket.send_bytes(message)
+        except TimeoutError:
+            raise SlowClient(
+                f"expected the client to read within {self._settings.slow_client_seconds:g} s, it did not"
+            ) from None
+        self._sent_at = time.monotonic()
 
     async def _say_goodbye(self, error: SpeechError) -> None:
         try:

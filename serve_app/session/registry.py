@@ -17,7 +17,7 @@ from serve_app.session.checkpoint import Restored
 from serve_app.session.engines import Engines
 from serve_app.session.keeper import Keeper, Kept, digest
 from serve_app.session.session import Session
-from serve_app.session.vault import VaultClient, VaultUnavailable
+from serve_app.session.vault import Saved, VaultClient, VaultUnavailable
 from serve_app.settings import SessionSettings
 from serve_app.telemetry import IngressMetrics, get_logger
 
@@ -31,6 +31,9 @@ TAKEN_OVER: Final = "taken_over"
 
 RESTARTING: Final = "restarting"
 """Outcome of a session whose client was asked to go on at another ingress."""
+
+SAVE_PATIENCE_SECONDS = 1.0
+"""How long a token that the vault does not know may still become known."""
 
 TAKE_OVER_SECONDS = 5.0
 """How long the connection that holds a session may take to let go of it."""
@@ -135,12 +138,7 @@ class SessionRegistry:
             if token in (seat.token, seat.old_token) and seat.owner == digest(credential):
                 seat.end(TAKEN_OVER)
                 await seat.wait_until_released()
-        try:
-            saved = await self._keeper.take(token, credential)
-        except VaultUnavailable as error:
-            raise ServiceRestarting(f"the session cannot be fetched just now: {error}") from error
-        if saved is None:
-            raise UnknownSession("expected the latest resume token of a session that is still kept, got another one")
+        saved = await self._take(token, credential)
         restored = checkpoint.restore(saved, info, self._settings.window_frames)
         self._metrics.resumes_total.inc()
         return self._seat(self._make(restored.snapshot.session_id, restored), credential, old_token=token)
@@ -199,6 +197,22 @@ class SessionRegistry:
             audio_seconds=round(seat.session.audio_seconds, 3),
         )
         seat.is_released()
+
+    async def _take(self, token: str, credential: str) -> Saved:
+        """What the vault has of the session; its last ingress may be about to save it. Raises what `resume` does."""
+        deadline = time.monotonic() + SAVE_PATIENCE_SECONDS
+        while True:
+            try:
+                saved = await self._keeper.take(token, credential)
+            except VaultUnavailable as error:
+                raise ServiceRestarting(f"the session cannot be fetched just now: {error}") from error
+            if saved is not None:
+                return saved
+            if time.monotonic() > deadline:
+                raise UnknownSession(
+                    "expected the latest resume token of a session that is still kept, got another one"
+                )
+            await asyncio.sleep(0.1)
 
     def _on_taken(self, kept: Kept) -> None:
         if isinstance(kept, Seat):

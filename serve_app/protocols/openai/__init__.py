@@ -1,0 +1,1 @@
+"""OpenAI's API: `POST /v1/audio/transcriptions`, `WS /v1/realtime`, `GET /v1/models`."""

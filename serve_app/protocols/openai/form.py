@@ -1,0 +1,128 @@
+"""Reads the form of `POST /v1/audio/transcriptions`: the file goes to disk, nothing is without a limit."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from serve_app.errors import IdleTimeout, MessageTooLarge
+from serve_app.protocols.openai.errors import InvalidParameter
+from serve_app.settings import MEBIBYTE
+
+FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
+STREAM_FORMATS = ("json", "text")
+GRANULARITIES = ("word", "segment")
+
+MAX_FIELDS = 64
+MAX_FIELD_BYTES = 64 * 1024
+SHOWN_CHARACTERS = 80
+
+STALL_SECONDS = 30.0
+"""An upload of which nothing comes for so long is over."""
+
+LINGER_SECONDS = 5.0
+"""How long the rest of an upload that is refused is read: many clients listen only when they have sent everything."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a client asks for. `prompt`, `temperature` and whatever else there is have no effect here."""
+
+    file: BinaryIO
+    model: str | None
+    response_format: str
+    stream: bool
+    granularities: frozenset[str]
+    language: str | None
+
+
+@asynccontextmanager
+async def read_form(request: Request, most_megabytes: int) -> AsyncIterator[Form]:
+    """The form; its file lives as long as the block. Raises SpeechError, and ClientDisconnect."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise InvalidParameter(None, "expected a body of multipart/form-data with the field 'file'")
+    async with aclosing(request.stream()) as stream:
+        try:
+            async with aclosing(_limited(stream, most_megabytes * MEBIBYTE)) as body:
+                parser = MultiPartParser(
+                    request.headers, body, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+                )
+                data = await parser.parse()
+        except MessageTooLarge:
+            await _read_on(stream)
+            raise
+        except (MultiPartException, ValueError) as error:  # the latter comes of a charset that is none
+            await _read_on(stream)
+            raise InvalidParameter(None, f"expected a form: {getattr(error, 'message', error)}") from None
+    try:
+        yield _checked(data)
+    finally:
+        await data.close()
+
+
+async def _limited(stream: AsyncGenerator[bytes], most_bytes: int) -> AsyncGenerator[bytes]:
+    received = 0
+    while True:
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise IdleTimeout(f"expected the rest of the upload, nothing came for {STALL_SECONDS:g} s") from None
+        if chunk is None:
+            return
+        received += len(chunk)
+        if received > most_bytes:
+            raise MessageTooLarge(f"expected an upload of at most {most_bytes // MEBIBYTE} MiB, got more")
+        yield chunk
+
+
+async def _read_on(stream: AsyncGenerator[bytes]) -> None:
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(LINGER_SECONDS):
+            async for _ in stream:
+                pass
+
+
+def _checked(data: FormData) -> Form:
+    file = data.get("file")
+    if not isinstance(file, UploadFile):
+        raise InvalidParameter("file", "expected an audio file in the field 'file'", "missing_required_parameter")
+    response_format = _choice(data, "response_format", FORMATS, "json")
+    stream = _choice(data, "stream", ("true", "false", "True", "False", "1", "0"), "false") in ("true", "True", "1")
+    if stream and response_format not in STREAM_FORMATS:
+        raise _wrong("response_format", f"one of {', '.join(STREAM_FORMATS)} with stream", response_format)
+    given = {str(value) for name in ("timestamp_granularities[]", "timestamp_granularities")
+             for value in data.getlist(name)}  # fmt: skip
+    for value in given.difference(GRANULARITIES):
+        raise _wrong("timestamp_granularities", f"some of {', '.join(GRANULARITIES)}", value)
+    if given and response_format != "verbose_json":
+        raise _wrong("response_format", "verbose_json with timestamp_granularities", response_format)
+    return Form(
+        file=file.file,
+        model=_text(data, "model"),
+        response_format=response_format,
+        stream=stream,
+        granularities=frozenset(given) or frozenset({"segment"}),
+        language=_text(data, "language"),
+    )
+
+
+def _text(data: FormData, name: str) -> str | None:
+    value = data.get(name)
+    return value[:SHOWN_CHARACTERS] if isinstance(value, str) and value else None
+
+
+def _choice(data: FormData, name: str, choices: tuple[str, ...], default: str) -> str:
+    value = _text(data, name) or default
+    if value not in choices:
+        raise _wrong(name, f"one of {', '.join(choices)}", value)
+    return value
+
+
+def _wrong(param: str, expected: str, got: str) -> InvalidParameter:
+    return InvalidParameter(param, f"{param}: expected {expected}, got {got[:SHOWN_CHARACTERS]!r}", "unsupported_value")
