@@ -17,6 +17,7 @@ from serve_app.ingress.access import Access
 from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
 from serve_app.ingress.watchdog import Watchdog
+from serve_app.ingress.web import WebPage
 from serve_app.protocols import moshi_http
 from serve_app.protocols.conversation import Dialect, Host, converse
 from serve_app.protocols.moshi import Moshi
@@ -81,7 +82,7 @@ class Ingress:
                 Route("/v1/audio/transcriptions", Transcriptions(self._host, self._settings.model), methods=["POST"]),
                 *self._access.routes(),
             ],
-            middleware=[Middleware(BrokenConnections), *self._access.middleware()],
+            middleware=[Middleware(BrokenConnections), Middleware(WebPage), *self._access.middleware()],
             lifespan=self._lifespan,
         )
 
@@ -122,17 +123,19 @@ class Ingress:
         await self._engines.stop()
 
     async def information(self, request: Request) -> Response:
-        """`GET /`: what this service is."""
+        """`GET /`: what this service is; browsers get `WebPage`."""
         return JSONResponse(
             {
                 "service": self._settings.app_name,
                 "description": "Streaming speech-to-text",
                 "model": self._settings.model,
                 "ready": self._engines.is_ready,
+                "longest_wait_seconds": self._settings.ingress.max_wait_seconds,
                 "endpoints": {"stream": "/v1/stream", "realtime": "/v1/realtime",
                               "transcriptions": "/v1/audio/transcriptions", "models": "/v1/models",
                               "health": "/health", "ready": "/readyz", "status": "/status", "metrics": "/metrics"},
-            }
+            },
+            headers={"Vary": "Accept"},
         )  # fmt: skip
 
     async def health(self, request: Request) -> Response:
