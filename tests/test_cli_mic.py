@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes.util
 import os
 import re
 import signal
@@ -16,11 +15,7 @@ import pytest
 from serve_app.audio.microphone import input_devices
 from serve_app.cli.mic import loudness
 from tests.support import PROJECT, Service, serving
-
-needs_portaudio = pytest.mark.skipif(
-    not (ctypes.util.find_library("portaudio") and Path("/usr/share/alsa/alsa.conf").exists()),
-    reason="PortAudio or ALSA's configuration is missing (Debian: libportaudio2, libasound2-data)",
-)
+from tests.system_packages import require_library
 
 CONFIG = """
 </usr/share/alsa/alsa.conf>
@@ -34,6 +29,11 @@ pcm.clip {
 }
 """
 """A device that hears what is written into a FIFO, when it is written."""
+
+
+@pytest.fixture(scope="module")
+def portaudio() -> None:
+    require_library("portaudio", "libportaudio2")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def speaking(fifo: Path, service: Service, samples) -> AsyncIterator[None]
         os.close(pipe)
 
 
-@needs_portaudio
+@pytest.mark.usefixtures("portaudio")
 @pytest.mark.parametrize("format", ["f32", "opus"])
 async def test_words_come_until_the_user_has_enough(service, clip, fifo, format):
     async with speaking(fifo, service, clip.samples):
@@ -96,7 +96,7 @@ async def test_words_come_until_the_user_has_enough(service, clip, fifo, format)
     await service.wait_until_empty()
 
 
-@needs_portaudio
+@pytest.mark.usefixtures("portaudio")
 async def test_the_rest_of_the_words_comes_after_the_end(service, clip, fifo):
     samples = np.concatenate((clip.samples[: int(clip.times[2][1] * 24_000)], np.zeros(2_400, np.float32)))
     async with speaking(fifo, service, samples):
@@ -108,7 +108,7 @@ async def test_the_rest_of_the_words_comes_after_the_end(service, clip, fifo):
     assert process.returncode == 0
 
 
-@needs_portaudio
+@pytest.mark.usefixtures("portaudio")
 async def test_on_a_terminal_there_is_a_meter_and_then_only_the_text(service, clip, fifo):
     ours, theirs = os.openpty()
     shown = bytearray()
@@ -131,7 +131,7 @@ async def test_on_a_terminal_there_is_a_meter_and_then_only_the_text(service, cl
     os.close(theirs)
 
 
-@needs_portaudio
+@pytest.mark.usefixtures("portaudio")
 async def test_devices_are_listed(fifo):
     pipe = os.open(fifo, os.O_RDWR)  # or PortAudio would wait for somebody who speaks
     try:
@@ -146,7 +146,7 @@ async def test_devices_are_listed(fifo):
         os.close(pipe)
 
 
-@needs_portaudio
+@pytest.mark.usefixtures("portaudio")
 async def test_a_machine_without_a_microphone(tmp_path):
     if input_devices():
         pytest.skip("this machine has one")
