@@ -41,8 +41,9 @@ lint: setup ## ruff: lint and format
 types: setup ## mypy, strict on serve_app
 	@$(BIN)/mypy
 
-unit: setup ## the tests alone
-	@$(BIN)/pytest -q
+unit: setup ## the tests alone: those of single modules two files at a time, then those of the whole application
+	@$(BIN)/pytest -q -n 2 --dist loadfile --ignore tests/system
+	@$(BIN)/pytest -q tests/system
 
 format: setup ## let ruff put the code in order
 	@$(BIN)/ruff check --fix .

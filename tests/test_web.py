@@ -52,6 +52,12 @@ class Browser:
         await self.page.screenshot(path=folder / f"{name}.png", animations="disabled")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def chromium() -> str:
+    """The browser, installed before the clock of the first test runs."""
+    return require_program("chromium", "chromium")
+
+
 @asynccontextmanager
 async def browsing(port: int, microphone: Path | None = None, **context) -> AsyncIterator[Browser]:
     """The page of the service at that port. Without a clip the microphone is silent."""
