@@ -181,9 +181,9 @@ class LocalVault:
         self._check()
         return self.vault.save(checkpoints, unchanged, over)
 
-    async def take(self, token: str, owner: str) -> Saved | None:
+    async def take(self, token: str, owner: str, hold: str) -> Saved | None:
         self._check()
-        return self.vault.take(token, owner)
+        return self.vault.take(token, owner, hold)
 
     def _check(self) -> None:
         if not self.available:

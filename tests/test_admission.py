@@ -4,7 +4,7 @@ from contextlib import aclosing
 import pytest
 
 from serve_app.errors import AtCapacity, EngineLost
-from serve_app.session.admission import Admission
+from serve_app.session.admission import Admission, Returning
 
 
 class Slots:
@@ -34,7 +34,7 @@ async def until(condition) -> None:
 
 
 async def test_whoever_does_not_wait_gets_a_slot_or_the_door():
-    line, slots = Admission(4), Slots(1)
+    line, slots = Admission(4, Returning()), Slots(1)
     await enter(line, slots, 0)
     with pytest.raises(AtCapacity):
         await enter(line, slots, 0)
@@ -42,7 +42,7 @@ async def test_whoever_does_not_wait_gets_a_slot_or_the_door():
 
 
 async def test_slots_go_to_those_who_wait_in_their_order_and_nobody_overtakes():
-    line, slots, served = Admission(8), Slots(0), []
+    line, slots, served = Admission(8, Returning()), Slots(0), []
 
     async def wait(name: str, places: list[int]) -> None:
         await enter(line, slots, 30, places)
@@ -55,7 +55,7 @@ async def test_slots_go_to_those_who_wait_in_their_order_and_nobody_overtakes():
         await until(lambda: len(line) == len(tasks))
     for count in (1, 2, 3):
         slots.free = 1
-        with pytest.raises(AtCapacity, match="wait for a slot already"):
+        with pytest.raises(AtCapacity, match="others wait for a slot already"):
             await enter(line, slots, 0)
         await until(lambda count=count: len(served) == count)
     await asyncio.gather(*tasks)
@@ -65,10 +65,10 @@ async def test_slots_go_to_those_who_wait_in_their_order_and_nobody_overtakes():
 
 
 async def test_the_wait_and_the_line_have_their_limits():
-    line, slots = Admission(2), Slots(0)
+    line, slots = Admission(2, Returning()), Slots(0)
     waiting = [asyncio.create_task(enter(line, slots, 0.3)) for _ in range(2)]
     await until(lambda: len(line) == 2)
-    with pytest.raises(AtCapacity, match="the most that may"):
+    with pytest.raises(AtCapacity, match="at most 2 clients may wait"):
         await enter(line, slots, 30)
     for result in await asyncio.gather(*waiting, return_exceptions=True):
         assert isinstance(result, AtCapacity)
@@ -76,7 +76,7 @@ async def test_the_wait_and_the_line_have_their_limits():
 
 
 async def test_one_that_gives_up_lets_the_next_one_through():
-    line, slots = Admission(2), Slots(0)
+    line, slots = Admission(2, Returning()), Slots(0)
     first = asyncio.create_task(enter(line, slots, 30))
     await until(lambda: len(line) == 1)
     second = asyncio.create_task(enter(line, slots, 30))
@@ -88,7 +88,7 @@ async def test_one_that_gives_up_lets_the_next_one_through():
 
 
 async def test_another_error_ends_the_wait():
-    line, slots = Admission(2), Slots(0)
+    line, slots = Admission(2, Returning()), Slots(0)
     waiting = asyncio.create_task(enter(line, slots, 30))
     await until(lambda: len(line) == 1)
 
@@ -103,3 +103,16 @@ async def test_another_error_ends_the_wait():
     with pytest.raises(EngineLost):
         await enter(line, slots, 30)
     assert len(line) == 0
+
+
+async def test_sessions_that_have_lost_their_slot_come_before_everybody_new():
+    returning = Returning()
+    line, slots = Admission(2, returning), Slots(1)
+    with returning:
+        with pytest.raises(AtCapacity, match="1 others wait"):
+            await enter(line, slots, 0)
+        waiting = asyncio.create_task(enter(line, slots, 30))
+        await asyncio.sleep(0.3)
+        assert slots.free == 1
+    await waiting
+    assert slots.free == 0

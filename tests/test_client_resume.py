@@ -19,6 +19,7 @@ class BreakingNetwork:
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.refuses = False
+        self.swallows = False
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:
@@ -27,9 +28,15 @@ class BreakingNetwork:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
         self._writers |= {writer, up_writer}
 
+        broken: set[asyncio.StreamWriter] = set()
+
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             try:
                 while data := await source.read(65_536):
+                    if self.swallows:
+                        broken.add(sink)
+                    if sink in broken:
+                        continue  # what was swallowed once cannot be followed by anything
                     sink.write(data)
                     await sink.drain()
             except ConnectionError:
@@ -121,6 +128,23 @@ async def test_a_service_that_is_away_for_a_while(service, clip):
     assert [event.text for event in events if isinstance(event, client.Word)] == clip.words
 
 
+async def test_a_network_that_swallows_everything_is_a_broken_connection(engines, clip):
+    async with (
+        serving(engines, ingress={"ping_seconds": 0.2}) as service,
+        network(service) as breaking,
+        client.connect(f"127.0.0.1:{breaking.port}", words=True, timeout_s=1.0) as stream,
+    ):
+        listening = asyncio.create_task(listen(stream))
+        await speak(stream, clip.samples[:80_000], pause_s=0.02)
+        breaking.swallows = True
+        asyncio.get_running_loop().call_later(1.5, setattr, breaking, "swallows", False)
+        await speak(stream, clip.samples[80_000:], pause_s=0.05)
+        await stream.end()
+        events = await listening
+    assert [event.text for event in events if isinstance(event, client.Word)] == clip.words
+    assert stream.reconnects >= 1
+
+
 async def test_a_service_that_stays_away_is_a_lost_connection(service, clip):
     async with (
         network(service) as breaking,
@@ -136,7 +160,7 @@ async def test_a_service_that_stays_away_is_a_lost_connection(service, clip):
 async def test_a_session_that_is_gone_is_begun_again_while_all_its_audio_is_still_here(engines, clip):
     """The service keeps nothing of sessions that were cut off."""
     async with (
-        serving(engines, session={"resume_window_seconds": 0}) as service,
+        serving(engines, LocalVault(0.0)) as service,
         network(service) as breaking,
         client.connect(f"127.0.0.1:{breaking.port}", words=True) as stream,
     ):
@@ -152,7 +176,7 @@ async def test_a_session_that_is_gone_is_begun_again_while_all_its_audio_is_stil
 
 async def test_a_session_that_is_gone_is_a_lost_connection_after_more_than_the_buffer(engines, clip):
     async with (
-        serving(engines, session={"resume_window_seconds": 0}) as service,
+        serving(engines, LocalVault(0.0)) as service,
         network(service) as breaking,
         client.connect(f"127.0.0.1:{breaking.port}") as stream,
     ):

@@ -27,7 +27,7 @@ async def speak(session: Session, samples: np.ndarray) -> None:
 
 async def taken(keeper: Keeper, kept: Kept, sessions: int = 1) -> int:
     """Samples that the vault's copy has; it is put back."""
-    saved = await keeper.take(kept.token, "credential")
+    saved = await keeper.take(kept.token, "credential", "elsewhere")
     assert saved is not None
     return len(b"".join(saved.records[0]))
 
@@ -67,7 +67,7 @@ async def test_a_session_that_cannot_be_saved_costs_no_other_its_checkpoint(engi
     monkeypatch.setattr(sessions[0], "checkpoint", lambda since: 1 / 0)
     keeper.start()
     await asyncio.sleep(0.5)
-    assert await keeper.take(all_kept[0].token, "credential") is None
+    assert await keeper.take(all_kept[0].token, "credential", "elsewhere") is None
     assert await taken(keeper, all_kept[1]) > 0
     await keeper.stop()
     for session in sessions:
@@ -92,6 +92,6 @@ async def test_what_is_over_is_forgotten_even_if_the_vault_was_away(engines, cli
     assert metrics.registry.get_sample_value("stt_checkpoint_failures_total") >= 1
     vault.available = True
     await asyncio.sleep(0.3)
-    assert await keeper.take(kept.token, "credential") is None
+    assert await keeper.take(kept.token, "credential", "elsewhere") is None
     await keeper.stop()
     await session.close()

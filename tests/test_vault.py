@@ -31,31 +31,50 @@ def test_a_record_is_what_is_needed_of_its_pieces_or_is_asked_for_whole(steps):
         if save(vault, "a", (piece(start),)).incomplete:
             assert not save(vault, "a", (piece(floor),)).incomplete
         known = stop
-        taken = Vault.take(vault, "t", "me")
+        taken = vault.take("t", "me", "b")
         assert taken
         data = b"".join(taken.records[0])
         assert data[len(data) - (stop - floor) :] == bytes(range(floor, stop))
+        vault.save([], [], ["a"])
         vault._taken.clear()
         save(vault, "a", (piece(floor),))
 
 
-def test_a_token_works_once_and_for_its_owner():
+def test_a_token_works_for_its_owner_until_the_session_is_saved_under_the_next_one():
     vault = Vault(KEEP, 2**20)
-    save(vault, "a", tokens=("new", "old"))
-    assert vault.take("new", "somebody else") is None
-    assert vault.take("another", "me") is None
-    assert vault.take("old", "me")
-    assert vault.take("new", "me") is None
-    assert vault.take("old", "me") is None
+    save(vault, "a", tokens=("first",))
+    assert vault.take("first", "somebody else", "x") is None
+    assert vault.take("another", "me", "x") is None
+    assert vault.take("first", "me", "b")
+    save(vault, "b", tokens=("second", "first"), state=b"later")
+    assert vault.take("first", "me", "c").state == b"later"  # the answer with the second one may have got lost
+    save(vault, "c", tokens=("third",))
+    for token in ("first", "second"):
+        assert vault.take(token, "me", "x") is None
+    assert vault.take("third", "me", "d")
+
+
+def test_who_takes_a_session_and_dies_before_saving_it_loses_nothing():
+    vault = Vault(KEEP, 2**20)
+    save(vault, "a")
+    assert vault.take("t", "me", "dies")
+    assert vault.take("t", "me", "lives")
+    assert save(vault, "dies", tokens=("t2",)).taken == ("dies",)
+    assert save(vault, "lives", tokens=("t3",)).taken == ()
+    assert vault.take("t", "me", "x") is None
+    assert vault.take("t3", "me", "y")
 
 
 def test_who_held_a_session_hears_that_it_was_taken_and_cannot_bring_it_back():
     vault = Vault(KEEP, 2**20)
     save(vault, "a")
-    assert vault.take("t", "me")
+    assert vault.take("t", "me", "b")
     assert save(vault, "a").taken == ("a",)
     assert vault.save([], ["a"], []).taken == ("a",)
-    assert vault.take("t", "me") is None
+    save(vault, "b", tokens=("t2",))
+    vault.save([], [], ["b"])
+    assert vault.take("t", "me", "c") is None
+    assert vault.take("t2", "me", "c") is None
 
 
 def test_a_vault_that_lost_everything_says_so():
@@ -63,7 +82,7 @@ def test_a_vault_that_lost_everything_says_so():
     late = (Piece(5, 7, 2, b"56"),)
     assert save(vault, "a", late).incomplete == ("a",)
     assert vault.save([], ["b"], []).incomplete == ("b",)
-    assert vault.take("t", "me") is None
+    assert vault.take("t", "me", "x") is None
 
 
 def test_sessions_are_forgotten_when_over_and_when_nobody_comes_back(monkeypatch):
@@ -76,9 +95,10 @@ def test_sessions_are_forgotten_when_over_and_when_nobody_comes_back(monkeypatch
     now += KEEP - 1
     vault.save([], ["b"], [])
     now += 2
-    assert vault.take("a", "me") is None
-    assert vault.take("b", "me")
-    assert vault.take("c", "me") is None
+    assert vault.take("a", "me", "x") is None
+    assert vault.take("b", "me", "x")
+    assert vault.take("c", "me", "x") is None
+    now += KEEP + 1
     assert vault.save([], [], []).size_bytes == 0
 
 
@@ -88,6 +108,6 @@ def test_the_memory_is_bounded_and_the_longest_silent_go_first():
         answer = save(vault, str(number), tokens=(str(number),), state=bytes(1_000))
         vault.save([], ["0"], [])
         assert answer.size_bytes <= 10_000
-    assert vault.take("0", "me")
-    assert vault.take("15", "me") is None
-    assert vault.take("29", "me")
+    assert vault.take("0", "me", "x")
+    assert vault.take("15", "me", "x") is None
+    assert vault.take("29", "me", "x")

@@ -46,7 +46,7 @@ RESTARTING = "restarting"
 UNKNOWN_SESSION = "unknown_session"
 """Error of a server that does not have the session that is to be resumed."""
 
-PASSING_FAILURES = (RESTARTING, "not_ready", "at_capacity", "too_many_sessions")
+PASSING_FAILURES = (RESTARTING, "not_ready", "at_capacity", "too_many_sessions", "too_many_connections")
 """Errors of a server that may take the session a moment later."""
 
 
@@ -72,6 +72,7 @@ class Stream:
         self._ready_was_read = False
         self._last_seq = 0
         self._restoring = asyncio.Lock()
+        self._given_up = False
         self._done = False
         self.reconnects = 0
         """How often the connection was made again."""
@@ -133,6 +134,8 @@ class Stream:
             await line.send(what)
         except ConnectionClosed as error:
             await self._restore(line, what_it_means(error), may_resume(error))  # which sends it again
+        except ServerSilent as error:
+            await self._restore_silent(line, error)
 
     async def _receive(self) -> Event | Ping | Failure:
         """The next message, over whichever connection it comes."""
@@ -146,6 +149,9 @@ class Stream:
             except ConnectionClosed as error:
                 await self._restore(line, what_it_means(error), may_resume(error))
                 continue
+            except ServerSilent as error:
+                await self._restore_silent(line, error)
+                continue
             match message:
                 case Ready():
                     self._ready = message
@@ -153,6 +159,10 @@ class Stream:
                     await self._restore(line, _reported(message), worth_it=True)
                 case _:
                     return message
+
+    async def _restore_silent(self, line: Line, error: ServerSilent) -> None:
+        """Not even a ping came, or nothing was taken: the network may swallow everything."""
+        await self._restore(line, error, worth_it=bool(self._ready and self._ready.resume_token))
 
     async def _restore(self, broken: Line, error: ClientError, worth_it: bool) -> None:
         """Make the connection again and send what the server lacks. Raises `error` where that is not possible."""
@@ -162,7 +172,8 @@ class Stream:
             await broken.close()
             deadline = time.monotonic() + self._resume_s
             wait_s = FIRST_RETRY_S
-            while worth_it and not self._done and time.monotonic() + wait_s <= deadline:
+            worth_it = worth_it and not self._done and not self._given_up
+            while worth_it and time.monotonic() + wait_s <= deadline:
                 try:
                     self._line = await self._go_on(error)
                     self.reconnects += 1
@@ -172,6 +183,7 @@ class Stream:
                 except (ConnectionRefused, ServerSilent, ConnectionClosed, _NotYet):
                     await asyncio.sleep(wait_s)
                     wait_s = min(2 * wait_s, LONGEST_RETRY_S)
+            self._given_up = True
             raise error from None
 
     async def _go_on(self, error: ClientError) -> Line:
@@ -238,7 +250,7 @@ async def connect(
     format: Format = "f32",
     sample_rate: int = SAMPLE_RATE_HZ,
     open_timeout_s: float = 10.0,
-    timeout_s: float = 30.0,
+    timeout_s: float = 25.0,
     resume_s: float = 60.0,
 ) -> AsyncGenerator[Stream]:
     """Open a session; leaving the block closes it, whatever its state.

@@ -3,6 +3,8 @@
 - Headers have a limit: uvicorn's usual parser takes any amount of them, h11 stops.
 - A WebSocket handshake that cannot be read is refused: uvicorn would leave the client waiting for ever.
 - No permessage-deflate: 16 KB would become a message of 16 MiB, and audio does not compress anyway.
+- A pong that does not come ends nothing: it may wait behind audio that we do not read because its session has no slot
+  just now. A client that is gone is one that sends no audio, and that has a limit of its own.
 - X-Forwarded-For is left alone: uvicorn believes it from any local peer, but HAProxy passes on what clients made up.
 """
 
@@ -48,6 +50,7 @@ class BoundedConfig(uvicorn.Config):
             "ws": RefusingWebSocket,
             "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
             "ws_per_message_deflate": False,
+            "ws_ping_timeout": None,
             "proxy_headers": False,
         }
         super().__init__(*args, **{**kwargs, **limits})

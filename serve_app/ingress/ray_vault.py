@@ -35,9 +35,9 @@ class VaultActor:
         """See `Vault.save`."""
         return self._vault.save(checkpoints, unchanged, over)
 
-    async def take(self, token: str, owner: str) -> Saved | None:
+    async def take(self, token: str, owner: str, hold: str) -> Saved | None:
         """See `Vault.take`."""
-        return self._vault.take(token, owner)
+        return self._vault.take(token, owner, hold)
 
     async def _end_when_idle(self) -> None:
         idle = 0.0
@@ -51,7 +51,7 @@ class RayVault:
     """Reaches the service's vault, from any process of the cluster (implements `VaultClient`)."""
 
     def __init__(self, service: str, keep_seconds: float, capacity_bytes: int) -> None:
-        """`service` names the vault; the other two count for whoever makes it."""
+        """`service` names the vault; the other two count while it is made, and no more until it ends."""
         self._name = f"{service}-vault"
         self._arguments = (keep_seconds, capacity_bytes)
         self._actor: Any = None
@@ -61,9 +61,9 @@ class RayVault:
         answer: Answer = await self._call("save", list(checkpoints), list(unchanged), list(over))
         return answer
 
-    async def take(self, token: str, owner: str) -> Saved | None:
+    async def take(self, token: str, owner: str, hold: str) -> Saved | None:
         """See `Vault.take`. Raises VaultUnavailable."""
-        saved: Saved | None = await self._call("take", token, owner)
+        saved: Saved | None = await self._call("take", token, owner, hold)
         return saved
 
     async def _call(self, method: str, *arguments: object) -> Any:

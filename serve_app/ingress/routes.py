@@ -27,7 +27,7 @@ from serve_app.protocols.openai.transcriptions import Transcriptions
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.protocols.tagged_text import TaggedText
 from serve_app.protocols.transcribe import Transcribe
-from serve_app.session.admission import Admission
+from serve_app.session.admission import Admission, Returning
 from serve_app.session.checkpoint import Restored
 from serve_app.session.engines import EnginePool
 from serve_app.session.registry import SessionRegistry
@@ -53,11 +53,12 @@ class Ingress:
         self._settings = settings
         self._engines = engines
         self._metrics = metrics
+        self._returning = Returning()
         self.sessions = SessionRegistry(
             self._new_session, engines, vault, settings.session, metrics, most_per_key=self._access.most_sessions
         )
         """The sessions of this replica."""
-        self._admission = Admission(settings.ingress.max_waiting)
+        self._admission = Admission(settings.ingress.max_waiting, self._returning)
         self._connections = ConnectionLimit(settings.ingress)
         self._watchdog = Watchdog(self.sessions, self._admission, engines)
         metrics.registry.register(self._watchdog)
@@ -110,7 +111,15 @@ class Ingress:
 
     def _new_session(self, session_id: str, restored: Restored | None) -> Session:
         settings = self._settings
-        return Session(session_id, self._engines, settings.session, settings.model_settings, self._metrics, restored)
+        return Session(
+            session_id,
+            self._engines,
+            settings.session,
+            settings.model_settings,
+            self._metrics,
+            restored,
+            self._returning,
+        )
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:

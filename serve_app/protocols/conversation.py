@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterable, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -30,9 +31,12 @@ LEFT = "left"
 
 FAREWELLS: dict[Farewell, tuple[int, str]] = {
     TAKEN_OVER: (1008, "the session goes on over another connection"),
-    RESTARTING: (ServiceRestarting.close_code, "restarting: the service moves, resume the session"),
+    RESTARTING: (ServiceRestarting.close_code, "restarting: the service moves or stops, resume the session"),
 }
 """Close code and reason of connections that we end while their sessions live on."""
+
+EARLY_BYTES = 2**20
+"""How much of a client that waits for its slot is read ahead, a message more or less: 10 s of float32."""
 
 LAST_WORDS_SECONDS = 5.0
 """How long a client that made a mistake is still told what it had said before."""
@@ -87,7 +91,7 @@ class Dialect(Protocol):
         """What says that the client waits for a slot, and at which place in line, from 1; may be nothing."""
         return ()
 
-    def ready(self, session: Session, resume_token: str) -> Iterable[Message]:
+    def ready(self, session: Session, resume_token: str | None) -> Iterable[Message]:
         """What says that the session is open, or open again; may be nothing."""
         return ()
 
@@ -132,6 +136,7 @@ class _Connection:
         self._sent_at = time.monotonic()
         self._sending = asyncio.Lock()
         self._next: asyncio.Task[MutableMapping[str, Any]] | None = None  # a message that is being waited for
+        self._early: deque[MutableMapping[str, Any]] = deque()  # what came before there was a slot
 
     async def run(self) -> None:
         await self._websocket.accept(self._dialect.subprotocol)
@@ -179,7 +184,7 @@ class _Connection:
                 await self._open(session, wishes.wait_s)
             if wishes.can_resume:
                 self._registry.keep(seat)
-            await self._send(self._dialect.ready(session, seat.token))
+            await self._send(self._dialect.ready(session, seat.token if self._registry.can_resume else None))
             await self._talk(seat)
         except WebSocketDisconnect as error:
             return LEFT if error.code in POLITE_CLOSURES else DISCONNECTED
@@ -195,26 +200,33 @@ class _Connection:
 
     async def _open(self, session: Session, wait_s: float) -> None:
         """Take a slot, in line if need be, unless the client leaves meanwhile."""
-        opening = asyncio.create_task(self._wait_in_line(session, wait_s))
+        works = (self._wait_in_line(session, wait_s), self._listen_ahead(), self._keep_alive())
+        opening, *others = tasks = [asyncio.create_task(work) for work in works]
         try:
-            message = self._next_message()
-            await asyncio.wait([opening, message], return_when=asyncio.FIRST_COMPLETED)
-            if message.done() and not opening.done():
-                _raise_if_disconnected(message.result())
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in others:
+                if task.done() and not opening.done():
+                    task.result()  # raises: the client has left, or does not read
             await opening
         finally:
-            opening.cancel()
-            await asyncio.gather(opening, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _wait_in_line(self, session: Session, wait_s: float) -> None:
         async with aclosing(self._admission.enter(session.open, wait_s)) as places:
-            keeping_alive = asyncio.create_task(self._keep_alive())
-            try:
-                async for place in places:
-                    await self._send(self._dialect.waiting(place))
-            finally:
-                keeping_alive.cancel()
-                await asyncio.gather(keeping_alive, return_exceptions=True)
+            async for place in places:
+                await self._send(self._dialect.waiting(place))
+
+    async def _listen_ahead(self) -> None:
+        """Take messages from a client that has no slot yet, to hear when it leaves; what is too much waits outside."""
+        while sum(len(message.get("bytes") or message.get("text") or "") for message in self._early) < EARLY_BYTES:
+            message = self._next_message()
+            await asyncio.wait([message])
+            self._next = None
+            _raise_if_disconnected(message.result())
+            self._early.append(message.result())
+        await asyncio.Event().wait()
 
     async def _talk(self, seat: Seat) -> None:
         """Both directions and the keep-alive, until one of them ends; the others are cancelled."""
@@ -241,10 +253,13 @@ class _Connection:
         session = seat.session
         await session.go_on()
         while True:
-            message = await self._next_message()
-            self._next = None
+            if self._early:
+                message = self._early.popleft()
+            else:
+                message = await self._next_message()
+                self._next = None
             _raise_if_disconnected(message)
-            seat.old_token = None  # the client is there, so it has the new one
+            seat.client_is_there()
             try:
                 await self._send(await self._dialect.receive(session, self._content(message)) or ())
             except (InvalidMessage, InvalidAudio, MessageTooLarge) as error:

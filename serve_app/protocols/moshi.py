@@ -39,7 +39,7 @@ class Moshi(Dialect):
         """Nothing to look at."""
         return Wishes(frames=True)
 
-    def ready(self, session: Session, resume_token: str) -> Iterable[Message]:
+    def ready(self, session: Session, resume_token: str | None) -> Iterable[Message]:
         """Ready."""
         yield encode("Ready")
 

@@ -73,11 +73,12 @@ class StreamV1(Dialect):
         """`{"type": "status", "state": "waiting", "place": …}`: place in line for a slot, from 1."""
         yield _json("status", state="waiting", place=place)
 
-    def ready(self, session: Session, resume_token: str) -> Iterable[Message]:
+    def ready(self, session: Session, resume_token: str | None) -> Iterable[Message]:
         """`{"type": "ready", "session_id": …, "model": …, "resume_token": …}`; `received` when it is resumed."""
         samples, flushes, ended = session.received
         received = {"received": {"samples": samples, "flushes": flushes, "end": ended}} if self._resumes else {}
-        yield _json("ready", session_id=session.id, model=self._model, resume_token=resume_token, **received)
+        token = {"resume_token": resume_token} if resume_token else {}
+        yield _json("ready", session_id=session.id, model=self._model, **token, **received)
 
     def event(self, number: int, event: Event) -> Iterable[Message]:
         """One message for each event, words only where they were asked for; `seq` is the event's number."""

@@ -10,15 +10,30 @@ RETRY_SECONDS = 0.1
 """Time between two tries of the first in line."""
 
 
+class Returning:
+    """Counts sessions that have lost their slot and look for another one: they come before everybody new."""
+
+    def __init__(self) -> None:
+        self.sessions = 0
+
+    def __enter__(self) -> None:
+        self.sessions += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.sessions -= 1
+
+
 class Admission:
     """The line in front of the engines, for clients who said that they would wait. All methods run in one event loop.
 
-    Nobody overtakes: while somebody waits, whoever would not wait is refused, and only the first in line tries.
+    Nobody overtakes: while somebody waits, or an open session has lost its slot, whoever would not wait is refused, and
+    only the first in line tries.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, returning: Returning) -> None:
         """At most `limit` clients wait."""
         self._limit = limit
+        self._returning = returning
         self._line: deque[asyncio.Event] = deque()  # each is set when its owner has moved up
 
     def __len__(self) -> int:
@@ -31,7 +46,7 @@ class Admission:
         `take_slot` raises AtCapacity if there is none. Raises AtCapacity after `wait_s` seconds, at once if the line is
         full, and whatever else `take_slot` raises.
         """
-        if not self._line:
+        if not self._line and not self._returning.sessions:
             try:
                 await take_slot()
                 return
@@ -39,9 +54,9 @@ class Admission:
                 if not wait_s:
                     raise
         if not wait_s:
-            raise AtCapacity(f"{len(self._line)} clients wait for a slot already")
+            raise AtCapacity(f"{len(self._line) + self._returning.sessions} others wait for a slot already")
         if len(self._line) >= self._limit:
-            raise AtCapacity(f"{len(self._line)} clients wait for a slot already, which is the most that may")
+            raise AtCapacity(f"every slot is taken, and at most {self._limit} clients may wait for one")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         moved_up = asyncio.Event()
@@ -55,11 +70,13 @@ class Admission:
                 yield self._line.index(moved_up) + 1
             while True:
                 try:
-                    await take_slot()
-                    return
+                    if not self._returning.sessions:
+                        await take_slot()
+                        return
                 except AtCapacity:
                     if loop.time() >= deadline:
                         raise
+                async with asyncio.timeout_at(deadline):
                     await asyncio.sleep(RETRY_SECONDS)
         except TimeoutError:
             raise AtCapacity(f"no slot came free in {wait_s:g} s") from None

@@ -74,7 +74,10 @@ MOST_MARKS = 256
 
 
 class SessionCore:
-    """See the module's docstring. The caller sends what `outgoing` shows and reports with `advance` and `hear`."""
+    """See the module's docstring.
+
+    The caller sends what `outgoing` shows, and reports with `sent`, `pass_event` and `hear`.
+    """
 
     def __init__(self, info: ModelInfo, model: ModelSettings, settings: SessionSettings) -> None:
         self._window_frames = settings.window_frames

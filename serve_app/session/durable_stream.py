@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import AtCapacity, EngineLost, SpeechError
+from serve_app.session.admission import Returning
 from serve_app.session.engines import Engines, EngineStream
 from serve_app.session.recorder import Recorder
 from serve_app.settings import SessionSettings
@@ -116,6 +117,7 @@ class DurableStream:
         metrics: IngressMetrics,
         listener: DurableListener,
         recorder: Recorder,
+        returning: Returning,
     ) -> None:
         """`recorder` is a new one, or that of a stream that this one continues."""
         self._id = session_id
@@ -124,6 +126,7 @@ class DurableStream:
         self._metrics = metrics
         self._listener = listener
         self._recorder = recorder
+        self._returning = returning
         self._hold: _Hold | None = None
         self._moving: asyncio.Task[None] | None = None
         self._moves_without_result = 0
@@ -275,9 +278,14 @@ class DurableStream:
                 await self._quiesce(self._hold)
                 found = await self._find_slot_beside()
             await self._leave()
-            self._hold = found or await self._find_slot(deadline)
+            with self._returning:
+                self._hold = found or await self._find_slot(deadline)
         except SpeechError as error:
             self._fail(error)
+            return
+        except Exception as error:  # our own mistake: nobody awaits this task
+            _log.error("move failed", session_id=self._id, exc_info=error)
+            self._fail(SpeechError("the server failed to move the session; it is over"))
             return
         finally:
             self._moving = None

@@ -74,6 +74,11 @@ class EventLog(Generic[Event]):
         has_rest = oldest is None or oldest.place == 0 or oldest.number <= number
         return has_rest and number <= self.last_number + self._capacity
 
+    def ends_with(self, kind: type, number: int) -> bool:
+        """Whether the last event is of this kind, and its number no higher than that."""
+        last = self._entries[-1] if self._entries else None
+        return last is not None and isinstance(last.event, kind) and last.number <= number
+
     def seek(self, number: int) -> None:
         """Have the reader go on behind the event with this number, which may be one that is yet to come."""
         self._seen = number

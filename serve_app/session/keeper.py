@@ -41,20 +41,32 @@ TOKEN_BYTES = 24
 class Kept:
     """A session in the care of a keeper."""
 
-    def __init__(self, session: Session, credential: str, old_token: str | None = None) -> None:
-        """`credential` is what the client showed of itself, `old_token` what it took the session with."""
+    def __init__(
+        self, session: Session, credential: str, old_token: str | None = None, hold: str | None = None
+    ) -> None:
+        """`credential` is what the client showed of itself, `old_token` what it took the session with, as `hold`."""
         self.session = session
-        self.hold = uuid.uuid4().hex
+        self.hold = hold or new_hold()
         """Its name in the vault."""
         self.owner = digest(credential)
         self.token = secrets.token_urlsafe(TOKEN_BYTES)
         """What its client resumes it with, once."""
         self.old_token = old_token
         """Also good until the client is heard of again: it may never have got the new one."""
+        self.spent_token: str | None = None
+        """The old token, once it is good no more."""
         self.saved = NOTHING
         """How far the vault knows it."""
+        self.was_offered = False
+        """Whether the vault may know it at all."""
         self.due_at = 0.0
         self.saved_whole_at = -RENEWAL_SECONDS
+
+    def client_is_there(self) -> None:
+        """The client was heard of, so it has the new token."""
+        if self.old_token:
+            self.spent_token, self.old_token = self.old_token, None
+            self.due_at = 0.0
 
     @property
     def token_digests(self) -> tuple[str, ...]:
@@ -108,12 +120,12 @@ class Keeper:
 
     def forget(self, kept: Kept) -> None:
         """The session is over."""
-        if self._kept.pop(kept.hold, None) and kept.saved is not NOTHING:
+        if self._kept.pop(kept.hold, None) and kept.was_offered:
             self._over.append(kept.hold)
 
-    async def take(self, token: str, credential: str) -> Saved | None:
-        """What the vault has for this token. Raises VaultUnavailable."""
-        return await self._vault.take(digest(token), digest(credential))
+    async def take(self, token: str, credential: str, hold: str) -> Saved | None:
+        """What the vault has for this token, to be held as `hold` from now on. Raises VaultUnavailable."""
+        return await self._vault.take(digest(token), digest(credential), hold)
 
     async def _save_for_ever(self) -> None:
         while True:
@@ -146,6 +158,7 @@ class Keeper:
                 kept.due_at = started_at + RENEWAL_SECONDS
                 failed = True
                 continue
+            kept.was_offered = True
             checkpoints.append(Checkpoint(kept.hold, kept.token_digests, kept.owner, state, pieces))
             news.append((kept, progress))
         try:
@@ -185,6 +198,11 @@ class Keeper:
         self._available = available
         if not available:
             self._metrics.checkpoint_failures_total.inc()
+
+
+def new_hold() -> str:
+    """A name for a session in somebody's hands."""
+    return uuid.uuid4().hex
 
 
 def digest(secret: str) -> str:

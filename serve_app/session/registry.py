@@ -15,7 +15,7 @@ from serve_app.errors import ServiceRestarting, TooManySessions, UnknownSession
 from serve_app.session import checkpoint
 from serve_app.session.checkpoint import Restored
 from serve_app.session.engines import Engines
-from serve_app.session.keeper import Keeper, Kept, digest
+from serve_app.session.keeper import Keeper, Kept, digest, new_hold
 from serve_app.session.session import Session
 from serve_app.session.vault import Saved, VaultClient, VaultUnavailable
 from serve_app.settings import SessionSettings
@@ -44,8 +44,10 @@ Farewell = Literal["taken_over", "restarting"]
 class Seat(Kept):
     """A session and the connection that serves its client."""
 
-    def __init__(self, session: Session, credential: str, old_token: str | None = None) -> None:
-        super().__init__(session, credential, old_token)
+    def __init__(
+        self, session: Session, credential: str, old_token: str | None = None, hold: str | None = None
+    ) -> None:
+        super().__init__(session, credential, old_token, hold)
         self.started_at = time.monotonic()
         self.farewell: Farewell | None = None
         """Why the connection is being ended by us, if it is."""
@@ -106,9 +108,14 @@ class SessionRegistry:
         """Sessions open here."""
         return len(self._seats)
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether sessions are kept for clients that were cut off."""
+        return self._settings.resume_window_seconds > 0
+
     def start(self) -> None:
         """Start saving sessions."""
-        if self._settings.resume_window_seconds:
+        if self.can_resume:
             self._keeper.start()
 
     async def stop(self) -> None:
@@ -133,15 +140,20 @@ class SessionRegistry:
         which the token is still good.
         """
         self._check_open()
+        if not self.can_resume:
+            raise UnknownSession("expected a new session: this service keeps none for clients that were cut off")
         info = self._engines.info
         for seat in list(self._seats.values()):
             if token in (seat.token, seat.old_token) and seat.owner == digest(credential):
                 seat.end(TAKEN_OVER)
                 await seat.wait_until_released()
-        saved = await self._take(token, credential)
+            elif token == seat.spent_token:
+                raise UnknownSession("expected the latest resume token of the session, got the one before")
+        hold = new_hold()
+        saved = await self._take(token, credential, hold)
         restored = checkpoint.restore(saved, info, self._settings.window_frames)
         self._metrics.resumes_total.inc()
-        return self._seat(self._make(restored.snapshot.session_id, restored), credential, old_token=token)
+        return self._seat(self._make(restored.snapshot.session_id, restored), credential, token, hold)
 
     def keep(self, seat: Seat) -> None:
         """The session is open: from now on it survives this ingress."""
@@ -172,8 +184,8 @@ class SessionRegistry:
         if self._closed:
             raise ServiceRestarting("this part of the service is being stopped: connect again")
 
-    def _seat(self, session: Session, credential: str, old_token: str | None = None) -> Seat:
-        seat = Seat(session, credential, old_token)
+    def _seat(self, session: Session, credential: str, old_token: str | None = None, hold: str | None = None) -> Seat:
+        seat = Seat(session, credential, old_token, hold)
         self._seats[seat.hold] = seat
         self._by_owner[seat.owner] += 1
         self._metrics.sessions_open.inc()
@@ -198,12 +210,12 @@ class SessionRegistry:
         )
         seat.is_released()
 
-    async def _take(self, token: str, credential: str) -> Saved:
+    async def _take(self, token: str, credential: str, hold: str) -> Saved:
         """What the vault has of the session; its last ingress may be about to save it. Raises what `resume` does."""
         deadline = time.monotonic() + SAVE_PATIENCE_SECONDS
         while True:
             try:
-                saved = await self._keeper.take(token, credential)
+                saved = await self._keeper.take(token, credential, hold)
             except VaultUnavailable as error:
                 raise ServiceRestarting(f"the session cannot be fetched just now: {error}") from error
             if saved is not None:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.errors import IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, SpeechError
+from serve_app.errors import IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, SpeechError, UnknownSession
 from serve_app.session import checkpoint, durable_stream
+from serve_app.session.admission import Returning
 from serve_app.session.checkpoint import Restored, Snapshot
 from serve_app.session.core import Done, Event, Failure, Frame, SessionCore, Status
 from serve_app.session.durable_stream import DurableStream
@@ -62,8 +63,12 @@ class Session:
         model: ModelSettings,
         metrics: IngressMetrics,
         restored: Restored | None = None,
+        returning: Returning | None = None,
     ) -> None:
-        """A new session, or with `restored` one that goes on. Raises ModelNotReady."""
+        """A new session, or with `restored` one that goes on; `returning` counts it while it has lost its slot.
+
+        Raises ModelNotReady.
+        """
         info = engines.info
         self.id = session_id
         self._model_name = info.name
@@ -73,7 +78,9 @@ class Session:
         self._core = restored.snapshot.core if restored else SessionCore(info, model, settings)
         self._log: EventLog[Event] = EventLog(settings.event_buffer, restored.entries if restored else ())
         self._recovery = Recovery(model)
-        self._stream = DurableStream(session_id, engines, settings, metrics, listener=self, recorder=self._recorder)
+        self._stream = DurableStream(
+            session_id, engines, settings, metrics, self, self._recorder, returning or Returning()
+        )
         self._is_open = False
         self._is_closed = False
         self._error: SpeechError | None = None
@@ -104,11 +111,13 @@ class Session:
     def resume(self, last_number: int) -> None:
         """Go on where the session was, for a client that has seen the events up to this number.
 
-        Raises InvalidMessage if events that it has not seen are no longer kept.
+        Raises InvalidMessage if events that it has not seen are no longer kept, UnknownSession if there are none left.
         """
         self._require(State.NEW)
         if not self._log.can_go_on_after(last_number):
             raise InvalidMessage(f"expected the number of a recent event, got {last_number}: cannot resume from there")
+        if self._log.ends_with(Done, last_number):
+            raise UnknownSession("expected a session that goes on, this one is over and was told to the end")
         self._log.seek(last_number)
         self._begin()
         self._stream.resume()

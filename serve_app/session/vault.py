@@ -6,7 +6,7 @@ state whole, and of its growing records (audio, results, events) only what is ne
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 
@@ -62,7 +62,7 @@ class VaultClient(Protocol):
     async def save(self, checkpoints: Sequence[Checkpoint], unchanged: Sequence[str], over: Sequence[str]) -> Answer:
         """See `Vault.save`. Raises VaultUnavailable."""
 
-    async def take(self, token: str, owner: str) -> Saved | None:
+    async def take(self, token: str, owner: str, hold: str) -> Saved | None:
         """See `Vault.take`. Raises VaultUnavailable."""
 
 
@@ -77,7 +77,9 @@ class _Entry:
     state: bytes
     records: list[list[Piece]]
     saved_at: float
-    size: int = field(default=0)
+    size: int = 0
+    heir: str | None = None
+    """The hold that it was handed out to."""
 
 
 class Vault:
@@ -90,6 +92,7 @@ class Vault:
         self._entries: dict[str, _Entry] = {}  # by hold, the one saved longest ago first
         self._holds: dict[str, str] = {}  # by token
         self._taken: dict[str, float] = {}  # holds, and when: who had them may not know yet
+        self._ancestors: dict[str, str] = {}  # holds that were handed out and not saved since, by their heirs
         self._bytes = 0
         self.used_at = time.monotonic()
         """When the vault was last called."""
@@ -102,21 +105,31 @@ class Vault:
         incomplete = [hold for hold in unchanged if not self._touch(hold)]
         incomplete += [checkpoint.hold for checkpoint in checkpoints if not self._keep(checkpoint)]
         self._expire()
+        incomplete += [checkpoint.hold for checkpoint in checkpoints if checkpoint.hold not in self._entries]
         asked = [*unchanged, *(checkpoint.hold for checkpoint in checkpoints)]
         taken = tuple(hold for hold in asked if hold in self._taken)
-        lacking = tuple(hold for hold in incomplete if hold not in self._taken)
+        lacking = tuple(hold for hold in dict.fromkeys(incomplete) if hold not in self._taken)
         return Answer(lacking, taken, len(self._entries), self._bytes)
 
-    def take(self, token: str, owner: str) -> Saved | None:
-        """Hand a session out and forget it: a token works once, for the owner. None if there is no such session."""
+    def take(self, token: str, owner: str, hold: str) -> Saved | None:
+        """Hand a session out, to its owner alone, who holds it as `hold` from now on. None if there is no such session.
+
+        Whoever had it must let go. It stays here until it is first saved under its new hold, so that a taker who dies
+        before that loses nothing: then the token still works, and the latest taker has the session.
+        """
         self.used_at = time.monotonic()
         self._expire()
-        hold = self._holds.get(token, "")
-        entry = self._entries.get(hold)
+        old = self._holds.get(token, "")
+        entry = self._entries.get(old)
         if entry is None or entry.owner != owner:
             return None
-        self._drop(hold)
-        self._taken[hold] = self.used_at
+        self._taken[old] = self.used_at
+        if entry.heir:
+            self._ancestors.pop(entry.heir, None)
+            self._taken[entry.heir] = self.used_at
+        entry.heir = hold
+        self._ancestors[hold] = old
+        self._touch(old)
         records = (tuple(piece.data for piece in record if piece.data) for record in entry.records)
         return Saved(entry.state, tuple(records))
 
@@ -148,13 +161,18 @@ class Vault:
         self._entries[checkpoint.hold] = entry
         self._holds.update(dict.fromkeys(entry.tokens, checkpoint.hold))
         self._bytes += entry.size
+        if ancestor := self._ancestors.pop(checkpoint.hold, None):
+            self._drop(ancestor)
         return True
 
     def _drop(self, hold: str) -> None:
         entry = self._entries.pop(hold, None)
         if entry:
             for token in entry.tokens:
-                self._holds.pop(token, None)
+                if self._holds.get(token) == hold:  # an heir may have it by now
+                    del self._holds[token]
+            if entry.heir:
+                self._ancestors.pop(entry.heir, None)
             self._bytes -= entry.size
 
     def _expire(self) -> None:

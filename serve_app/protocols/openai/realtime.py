@@ -68,7 +68,7 @@ class Realtime(Dialect):
         check_model(self._query.get("model"), self._model)
         return Wishes()
 
-    def ready(self, session: Session, resume_token: str) -> Iterable[Message]:
+    def ready(self, session: Session, resume_token: str | None) -> Iterable[Message]:
         """`session.created`."""
         self._session_id = f"sess_{session.id}"
         return self._told([self._described("created", is_old=self._items.is_beta)])
