@@ -125,6 +125,9 @@ class DirectEngines:
                 error = why
                 next(closing, None)
                 continue
+            except asyncio.CancelledError:
+                next(closing, None)
+                raise
             stream = _LeasedStream(link, leases[0], closing, self.leased)
             self.leased.add(stream)
             return stream
