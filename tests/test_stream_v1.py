@@ -522,6 +522,7 @@ async def test_a_session_that_is_over_is_over(service, clip):
         speaker = Speaker(service.url, clip.samples[:20_000])
         await speaker.talk()
         assert speaker.events[-1]["type"] == "done"
+        await asyncio.sleep(0.3)  # the vault hears of it a moment later
         await speaker.talk()
         assert speaker.events[-1]["code"] == "unknown_session"
 

@@ -27,8 +27,13 @@ class EventLog(Generic[Event]):
     of what it has seen depends on what was said alone.
     """
 
-    def __init__(self, capacity: int, entries: Sequence[Entry[Event]] = ()) -> None:
-        """`entries` are those of a log that this one continues."""
+    def __init__(self, capacity: int, entries: Sequence[Entry[Event]] = (), last_kind: type | None = None) -> None:
+        """`entries` are those of a log that this one continues.
+
+        An event of `last_kind`, which ends the log, is told even to a reader that claims to have seen it: it would wait
+        for ever.
+        """
+        self._last_kind = last_kind
         self._entries: deque[Entry[Event]] = deque(entries, maxlen=capacity)
         self._capacity = capacity
         self._read = 0  # the reader's next place
@@ -95,7 +100,8 @@ class EventLog(Generic[Event]):
                 entry = self._entries[self._read - self._entries[0].place]
                 self._read += 1
                 self._taken.set()
-                if entry.number > self._seen or not entry.numbered:
+                is_last = self._last_kind is not None and isinstance(entry.event, self._last_kind)
+                if entry.number > self._seen or not entry.numbered or is_last:
                     yield entry.number, entry.event
             if self._error:
                 raise self._error

@@ -76,7 +76,7 @@ class Session:
         self._metrics = metrics
         self._recorder = restored.recorder if restored else Recorder(info, settings.window_frames)
         self._core = restored.snapshot.core if restored else SessionCore(info, model, settings)
-        self._log: EventLog[Event] = EventLog(settings.event_buffer, restored.entries if restored else ())
+        self._log: EventLog[Event] = EventLog(settings.event_buffer, restored.entries if restored else (), Done)
         self._recovery = Recovery(model)
         self._stream = DurableStream(
             session_id, engines, settings, metrics, self, self._recorder, returning or Returning()
