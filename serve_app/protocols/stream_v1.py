@@ -24,6 +24,7 @@ from starlette.datastructures import QueryParams
 from serve_app.audio.formats import parse_audio_format
 from serve_app.audio.stream import AudioStream
 from serve_app.errors import InvalidMessage, SpeechError
+from serve_app.protocols import audio_in
 from serve_app.protocols.conversation import (
     END_OF_STREAM,
     SHOWN_CHARACTERS,
@@ -112,16 +113,13 @@ class StreamV1(Dialect):
     async def receive(self, session: Session, message: Message) -> None:
         """Audio, or a control message."""
         if isinstance(message, bytes) and not is_end(message):
-            for samples in self._audio.feed(message):
-                await session.feed(samples)
+            await audio_in.feed(session, self._audio, message)
             return
         match _control(message):
             case "flush":
                 await session.flush()
             case "end":
-                if len(rest := self._audio.finish()):
-                    await session.feed(rest)
-                await session.end()
+                await audio_in.end(session, self._audio)
 
 
 def _control(message: Message) -> str:

@@ -16,6 +16,7 @@ from starlette.datastructures import QueryParams
 from serve_app.audio.formats import parse_audio_format
 from serve_app.audio.stream import AudioStream
 from serve_app.errors import InvalidMessage, SpeechError
+from serve_app.protocols import audio_in
 from serve_app.protocols.conversation import END_OF_STREAM, SHOWN_CHARACTERS, Dialect, Message, Wishes, is_end
 from serve_app.session.core import Done, Event, Frame
 from serve_app.session.session import Session
@@ -59,12 +60,9 @@ class Transcribe(Dialect):
     async def receive(self, session: Session, message: Message) -> None:
         """Audio, or its end."""
         if is_end(message):
-            if len(rest := self._audio.finish()):
-                await session.feed(rest)
-            await session.end()
+            await audio_in.end(session, self._audio)
         elif isinstance(message, bytes):
-            for samples in self._audio.feed(message):
-                await session.feed(samples)
+            await audio_in.feed(session, self._audio, message)
         else:
             raise InvalidMessage(
                 f"expected binary audio or {END_OF_STREAM}, got the text {message[:SHOWN_CHARACTERS]!r}"

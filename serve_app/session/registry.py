@@ -192,8 +192,8 @@ class SessionRegistry:
         return seat
 
     async def _release(self, seat: Seat, outcome: str) -> None:
-        may_go_on = outcome in (DISCONNECTED, TAKEN_OVER, RESTARTING) and self._settings.resume_window_seconds
-        may_go_on = may_go_on and seat.session.can_go_on
+        was_cut_off = outcome in (DISCONNECTED, TAKEN_OVER, RESTARTING)
+        may_go_on = was_cut_off and self.can_resume and seat.session.can_go_on
         await seat.session.close()  # first, for the slot
         if not (may_go_on and await self._keeper.let_go(seat)):
             self._keeper.forget(seat)

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 
 from serve_app.audio.stream import AudioStream
 from serve_app.errors import InvalidAudio, SpeechError
+from serve_app.protocols import audio_in
 from serve_app.protocols.conversation import Dialect, Message, Wishes
 from serve_app.protocols.openai.errors import InvalidParameter, described
 from serve_app.protocols.openai.models import check_model
@@ -95,8 +96,7 @@ class Realtime(Dialect):
     async def _act(self, session: Session, event: ClientEvent) -> None:
         match event:
             case Append():
-                for samples in self._audio.feed(event.data):
-                    await session.feed(samples)
+                await audio_in.feed(session, self._audio, event.data)
             case Commit():
                 await self._bring_audio_out(session)
                 if (seconds := self._items.uncommitted_seconds(session.audio_seconds)) < LEAST_COMMIT_SECONDS:
