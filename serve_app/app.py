@@ -10,17 +10,27 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.context import _get_global_client
 
 from serve_app import settings as settings_module
+from serve_app.autoscaling import EnginePolicy
 from serve_app.engine.deployment import CONTROL_CALLS, Engine
 from serve_app.ingress.deployment import IngressReplica
 from serve_app.ingress.router import OldestFirstRouter
-from serve_app.settings import Settings
+from serve_app.settings import EngineSettings, Settings
 
 SESSIONS_PER_INGRESS = 4_096
 """Connections an ingress replica takes at once: more than it can carry, so that the engines' slots are the limit."""
+
+METRICS_SECONDS = 1.0
+"""How often ingress and engine replicas tell Serve of their sessions."""
+
+HEADROOM_MARGIN = 0.05
+"""An engine is given up as full a little before its admission closes, so that the next one has time to start."""
+
+LOOK_BACK_SECONDS = 5.0
+"""The policy is told means over so long."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -49,7 +59,7 @@ def wire(settings: Settings) -> Application:
     engines = serve.deployment(
         Engine,
         name="engine",
-        num_replicas=engine.replicas,
+        **number_of_engines(engine),
         ray_actor_options=actor_options,
         max_ongoing_requests=engine.slots + CONTROL_CALLS,
         # -1: a call that finds every replica full waits and so drives scaling; the ingress bounds the wait itself.
@@ -71,3 +81,25 @@ def wire(settings: Settings) -> Application:
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_seconds,
     )
     return ingress.bind(settings, engines.bind(settings), secrets.token_bytes(32))
+
+
+def number_of_engines(engine: EngineSettings) -> dict[str, Any]:
+    """What Serve is told of how many engine replicas there are to be."""
+    scaling = engine.autoscaling
+    if not scaling:
+        return {"num_replicas": engine.replicas}
+    rules = scaling.model_dump(exclude={"start_timeout_seconds"})
+    rules |= {"slots": engine.slots, "low_headroom": engine.min_headroom + HEADROOM_MARGIN}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.max_replicas,
+            # Without initial_replicas: Serve would go back to it at every deploy, whoever is speaking.
+            metrics_interval_s=METRICS_SECONDS,
+            look_back_period_s=LOOK_BACK_SECONDS,
+            # The policy waits by itself: after Serve's delays only the last decision of a window would count.
+            upscale_delay_s=0.0,
+            downscale_delay_s=0.0,
+            policy=AutoscalingPolicy(policy_function=EnginePolicy, policy_kwargs=rules),
+        )
+    }

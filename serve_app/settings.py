@@ -112,6 +112,46 @@ class ModelSettings(_Group):
         return (PROJECT_ROOT / self.source).resolve()
 
 
+class AutoscalingSettings(_Group):
+    """Engines that come and go with the sessions; see `serve_app.autoscaling` for the rules."""
+
+    min_replicas: int = Field(default=0, ge=0, le=100_000)
+    """Engine replicas that always run; 0 for none while nobody speaks."""
+
+    max_replicas: int = Field(default=10, ge=1, le=100_000)
+    """Most engine replicas; each needs the CPUs and GPUs that `engine` reserves."""
+
+    target_share: float = Field(default=0.8, gt=0, le=1)
+    """Share of the slots that sessions should take; above it another replica is started."""
+
+    steady_share: float = Field(default=0.95, gt=0, le=1)
+    """The same for what is beyond ten replicas, while sessions do not rise: many sessions need relatively less room."""
+
+    buffer_replicas: int = Field(default=0, ge=0, le=10_000)
+    """Replicas on top of what is needed, ready for bursts, as long as there are sessions at all."""
+
+    lead_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """About how long a replica takes to start: while sessions rise, room is made so far ahead."""
+
+    scaledown_window_seconds: float = Field(default=60.0, ge=0, le=86_400)
+    """A replica is stopped once fewer were enough for this long, the last one as well if `min_replicas` is 0."""
+
+    start_timeout_seconds: float = Field(default=120.0, gt=0, le=3600)
+    """How long a new session waits for a replica that is being started, before it hears "at capacity"."""
+
+    @model_validator(mode="after")
+    def _ends_are_in_order(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas: expected at most max_replicas ({self.max_replicas}), got {self.min_replicas}"
+            )
+        if self.steady_share < self.target_share:
+            raise ValueError(
+                f"steady_share: expected at least target_share ({self.target_share:g}), got {self.steady_share:g}"
+            )
+        return self
+
+
 class EngineSettings(_Group):
     """The engine deployment: the replicas that hold the model."""
 
@@ -125,7 +165,10 @@ class EngineSettings(_Group):
     """Accelerator type each replica asks Ray for (`L4`, `A100`, `H100`, ...); none for any GPU or no GPU at all."""
 
     replicas: int = Field(default=1, ge=1, le=1000)
-    """Number of engine replicas."""
+    """Number of engine replicas, without `autoscaling`."""
+
+    autoscaling: AutoscalingSettings | None = None
+    """Instead of `replicas`: how many there are follows from the sessions. An empty group takes its defaults."""
 
     placement: Literal["oldest", "spread"] = "oldest"
     """`oldest` fills the oldest replicas first, so that the newest, which Serve stops first, are empty; or `spread`."""
@@ -173,6 +216,16 @@ class EngineSettings(_Group):
             return None
         return value if "-" in value or "_" in value else value.upper()
 
+    @field_validator("autoscaling", mode="before")
+    @classmethod
+    def _all_keys_commented_out(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @property
+    def most_replicas(self) -> int:
+        """Engine replicas that there may be."""
+        return self.autoscaling.max_replicas if self.autoscaling else self.replicas
+
     @property
     def reserved_gpus(self) -> float:
         """GPUs to reserve per replica: `num_gpus` with its default filled in."""
@@ -188,6 +241,12 @@ class EngineSettings(_Group):
         if (self.gpu or self.device == "cuda") and not self.reserved_gpus:
             # Ray hides every GPU from a replica that reserved none.
             raise ValueError("num_gpus: expected more than 0 for an engine on a GPU, got 0")
+        return self
+
+    @model_validator(mode="after")
+    def _either_fixed_or_autoscaled(self) -> Self:
+        if self.autoscaling and "replicas" in self.model_fields_set:
+            raise ValueError(f"replicas: expected no fixed number beside autoscaling, got {self.replicas}")
         return self
 
 
@@ -428,7 +487,7 @@ class Settings(_Group):
     @property
     def most_sessions_per_key(self) -> int:
         """Sessions that one API key may hold at an ingress replica."""
-        return max(1, int(self.ingress.key_share * self.engine.slots * self.engine.replicas))
+        return max(1, int(self.ingress.key_share * self.engine.slots * self.engine.most_replicas))
 
     @field_validator("model")
     @classmethod

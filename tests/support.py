@@ -94,6 +94,7 @@ class DirectEngines:
         self.engines = engines
         self.service, self.link = engines[0]
         self.is_ready = True
+        self.can_grow = False
         self.leased: set[_LeasedStream] = set()
 
     @property

@@ -50,6 +50,11 @@ class Engine:
         except AtCapacity as refusal:
             yield Refusal(self._service.name, refusal.message)
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `serve_app.autoscaling` wants to know of this replica; Serve asks about once a second."""
+        load = self._service.load()
+        return {name: load[name] for name in ("slots", "slots_used", "headroom")}
+
     async def check_health(self) -> None:
         """Raise if the step loop is broken: Serve then replaces this replica."""
         self._service.check_health()

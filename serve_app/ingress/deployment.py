@@ -31,7 +31,12 @@ class IngressReplica:
         warn_of_python_proxy()
         bound_receive_queues()
         bound_http_server()
-        engines = ServeEngines(engine.options(stream=True), settings.link, settings.ingress.admission_timeout_seconds)
+        engines = ServeEngines(
+            engine.options(stream=True),
+            settings.link,
+            settings.ingress.admission_timeout_seconds,
+            settings.engine.autoscaling,
+        )
         vault = RayVault(
             settings.app_name, settings.session.resume_window_seconds, settings.session.vault_megabytes * MEBIBYTE
         )

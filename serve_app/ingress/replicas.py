@@ -5,6 +5,7 @@ process, so the two meet here.
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ class EngineReplicas:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._names: set[str] = set()
+        self._grown_at = -math.inf
         self._refused_at: dict[str, float] = {}
         self._tell_stopped: Callable[[set[str]], None] | None = None
 
@@ -36,12 +38,25 @@ class EngineReplicas:
         """Take the names of all replicas that Serve routes to now."""
         with self._lock:
             stopped = self._names - names
+            if names - self._names:
+                self._grown_at = time.monotonic()
             self._names = set(names)
             for name in stopped:
                 self._refused_at.pop(name, None)
             tell = self._tell_stopped
         if stopped and tell:
             tell(stopped)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        with self._lock:
+            return len(self._names)
+
+    @property
+    def grown_at(self) -> float:
+        """When the latest one came, in monotonic seconds; minus infinity before the first."""
+        with self._lock:
+            return self._grown_at
 
     def note_refusal(self, name: str) -> None:
         """The replica has no room."""

@@ -58,7 +58,7 @@ class Ingress:
             self._new_session, engines, vault, settings.session, metrics, most_per_key=self._access.most_sessions
         )
         """The sessions of this replica."""
-        self._admission = Admission(settings.ingress.max_waiting, self._returning)
+        self._admission = Admission(settings.ingress.max_waiting, self._returning, lambda: engines.can_grow)
         self._connections = ConnectionLimit(settings.ingress)
         self._watchdog = Watchdog(self.sessions, self._admission, engines)
         metrics.registry.register(self._watchdog)

@@ -17,15 +17,18 @@ from ray.serve.exceptions import RayServeException
 from serve_app.errors import AtCapacity, EngineLost, ModelNotReady
 from serve_app.ingress.replicas import ENGINE_REPLICAS
 from serve_app.link.client import LinkClient, StreamListener
-from serve_app.link.messages import Grant
-from serve_app.settings import LinkSettings
+from serve_app.link.messages import Grant, Refusal
+from serve_app.settings import AutoscalingSettings, LinkSettings
 from serve_app.speech import History, ModelInfo
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
 
 RETRY_SECONDS = 0.1
-"""Mean time between two tries to get a lease."""
+"""Mean time between two tries to get a lease; it grows with the tries while engines are being started."""
+
+MOST_RETRY_SECONDS = 1.0
+"""How far it grows."""
 
 FULL_SECONDS = 0.2
 """How long to go on asking when every engine is full: a session that has just ended gives its slot back in less."""
@@ -40,11 +43,18 @@ PROBE_TIMEOUT_SECONDS = 3.0
 class ServeEngines:
     """Opens streams on the replicas of the engine deployment (implements `serve_app.session.engines.Engines`)."""
 
-    def __init__(self, handle: Any, link: LinkSettings, admission_timeout_seconds: float) -> None:
-        """`handle` is the engine deployment's handle; its calls stream."""
+    def __init__(
+        self,
+        handle: Any,
+        link: LinkSettings,
+        admission_timeout_seconds: float,
+        autoscaling: AutoscalingSettings | None = None,
+    ) -> None:
+        """`handle` is the engine deployment's handle; its calls stream. `autoscaling` if engines come and go."""
         self._handle = handle
         self._link_settings = link
         self._admission_timeout_seconds = admission_timeout_seconds
+        self._autoscaling = autoscaling
         self._links: dict[tuple[str, int], LinkClient] = {}
         self._connecting: dict[tuple[str, int], asyncio.Lock] = {}
         self._info: ModelInfo | None = None
@@ -80,32 +90,43 @@ class ServeEngines:
         """Slots that are held now."""
         return len(self._leases)
 
+    @property
+    def can_grow(self) -> bool:
+        """Whether more engines may come: a session that finds no slot should wait for those."""
+        return self._autoscaling is not None and len(ENGINE_REPLICAS) < self._autoscaling.max_replicas
+
     def loads(self) -> Mapping[str, dict[str, float]]:
         """The latest load report of each connected engine replica, by replica name."""
         return {link.name: link.load for link in self._links.values() if link.is_open}
 
     async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> "LeasedStream":
-        """Lease a slot and attach to it. Raises AtCapacity if that takes longer than the admission timeout."""
+        """Lease a slot and attach to it.
+
+        Raises AtCapacity if that takes longer than the admission timeout, or, while more engines may come, than one
+        takes to start.
+        """
         started_at = asyncio.get_running_loop().time()
-        deadline = started_at + self._admission_timeout_seconds
         reason: object = "no slot came free"
+        tries = 0
         while True:
+            tries += 1
             lease = self._handle.open_session.remote(session_id, history)
             try:
-                async with asyncio.timeout_at(deadline):
-                    grant = await anext(lease)
-                    if isinstance(grant, Grant):
+                grant = await self._first_item(lease, started_at)
+                if isinstance(grant, Grant):
+                    async with asyncio.timeout(self._admission_timeout_seconds):
                         stream = await self._attach(grant, listener, lease)
-                        lease = None  # it is the stream's from here on
-                        return stream
-                    ENGINE_REPLICAS.note_refusal(grant.replica)
-                    reason = grant.reason
-                    waited = asyncio.get_running_loop().time() - started_at
-                    if waited > FULL_SECONDS and ENGINE_REPLICAS.have_all_refused():
-                        raise AtCapacity(f"{reason}; waited {waited:.1f} s")
-                    await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+                    lease = None  # it is the stream's from here on
+                    return stream
+                ENGINE_REPLICAS.note_refusal(grant.replica)
+                reason = grant.reason
+                waited_s = asyncio.get_running_loop().time() - self._full_since(started_at)
+                if not self.can_grow and waited_s > FULL_SECONDS and ENGINE_REPLICAS.have_all_refused():
+                    raise AtCapacity(f"{reason}; waited {waited_s:.1f} s")
+                await self._pause(tries, started_at)
             except TimeoutError:
-                raise AtCapacity(f"{reason}; waited {self._admission_timeout_seconds:g} s") from None
+                waited_s = asyncio.get_running_loop().time() - started_at
+                raise AtCapacity(f"{reason}; waited {waited_s:.1f} s") from None
             except (RayError, RayServeException, EngineLost, StopAsyncIteration) as error:
                 # The replica died under the call, or between its grant and the attach: another one may do.
                 _log.warning("lease failed", session_id=session_id, error=repr(error))
@@ -114,6 +135,36 @@ class ServeEngines:
             finally:
                 if lease is not None:
                     _cancel(lease)
+
+    def _full_since(self, started_at: float) -> float:
+        """Since when a session that began to look then could have had a slot: a new engine is a new chance."""
+        return max(started_at, ENGINE_REPLICAS.grown_at)
+
+    def _deadline(self, started_at: float) -> float:
+        """Until when a session that began to look for a slot then goes on, as things are now."""
+        if self._autoscaling and self.can_grow:
+            return started_at + self._autoscaling.start_timeout_seconds
+        return self._full_since(started_at) + self._admission_timeout_seconds
+
+    async def _first_item(self, lease: Any, started_at: float) -> Grant | Refusal:
+        """What an engine answers; Serve holds the call while every engine is full. Raises TimeoutError."""
+        loop = asyncio.get_running_loop()
+        item = asyncio.ensure_future(anext(lease))
+        try:
+            while not item.done():
+                remaining_s = self._deadline(started_at) - loop.time()
+                if remaining_s <= 0:
+                    raise TimeoutError
+                await asyncio.wait([item], timeout=min(remaining_s, PROBE_SECONDS))
+            return item.result()
+        finally:
+            item.cancel()
+
+    async def _pause(self, tries: int, started_at: float) -> None:
+        """Wait before the next try. Raises TimeoutError."""
+        longest_s = MOST_RETRY_SECONDS if self.can_grow else RETRY_SECONDS
+        async with asyncio.timeout_at(self._deadline(started_at)):
+            await asyncio.sleep(min(RETRY_SECONDS * tries, longest_s) * random.uniform(0.5, 1.5))
 
     def _on_stopped(self, names: set[str]) -> None:
         """Serve stops these replicas: their sessions must leave, for then they end in seconds."""
@@ -149,8 +200,14 @@ class ServeEngines:
             for endpoint in [endpoint for endpoint, link in self._links.items() if not link.is_open]:
                 ENGINE_REPLICAS.note_refusal(self._links.pop(endpoint).name)
                 self._connecting.pop(endpoint, None)
-            self._ready = bool(self._links) or await self._find_engine()
+            self._ready = bool(self._links) or await self._is_engine_there()
             await asyncio.sleep(PROBE_SECONDS)
+
+    async def _is_engine_there(self) -> bool:
+        if self._info and self._autoscaling:
+            # A look is a call: it would wake an engine, or keep one awake. Without any, the next session wakes one.
+            return len(ENGINE_REPLICAS) > 0 or self._autoscaling.min_replicas == 0
+        return await self._find_engine()
 
     async def _find_engine(self) -> bool:
         """Whether any engine tells the facts of its model in time."""

@@ -5,12 +5,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, MutableMapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from serve_app.errors import InvalidAudio, InvalidMessage, MessageTooLarge, ServiceRestarting, SlowClient, SpeechError
+from serve_app.protocols.read_ahead import ReadAhead
 from serve_app.session.admission import Admission
 from serve_app.session.core import Done, Event
 from serve_app.session.registry import DISCONNECTED, RESTARTING, TAKEN_OVER, Farewell, Seat, SessionRegistry
@@ -34,9 +35,6 @@ FAREWELLS: dict[Farewell, tuple[int, str]] = {
     RESTARTING: (ServiceRestarting.close_code, "restarting: the service moves or stops, resume the session"),
 }
 """Close code and reason of connections that we end while their sessions live on."""
-
-EARLY_BYTES = 2**20
-"""How much of a client that waits for its slot is read ahead, a message more or less: 10 s of float32."""
 
 LAST_WORDS_SECONDS = 5.0
 """How long a client that made a mistake is still told what it had said before."""
@@ -116,6 +114,7 @@ class Host:
     registry: SessionRegistry
     admission: Admission
     settings: IngressSettings
+    read_ahead: ReadAhead = field(default_factory=ReadAhead)
 
 
 async def converse(websocket: WebSocket, dialect: Dialect, host: Host) -> None:
@@ -133,6 +132,7 @@ class _Connection:
         self._registry = host.registry
         self._admission = host.admission
         self._settings = host.settings
+        self._read_ahead = host.read_ahead.open()
         self._sent_at = time.monotonic()
         self._sending = asyncio.Lock()
         self._next: asyncio.Task[MutableMapping[str, Any]] | None = None  # a message that is being waited for
@@ -212,6 +212,7 @@ class _Connection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._read_ahead.close()
 
     async def _wait_in_line(self, session: Session, wait_s: float) -> None:
         async with aclosing(self._admission.enter(session.open, wait_s)) as places:
@@ -220,12 +221,14 @@ class _Connection:
 
     async def _listen_ahead(self) -> None:
         """Take messages from a client that has no slot yet, to hear when it leaves; what is too much waits outside."""
-        while sum(len(message.get("bytes") or message.get("text") or "") for message in self._early) < EARLY_BYTES:
-            message = self._next_message()
-            await asyncio.wait([message])
+        while self._read_ahead.has_room:
+            coming = self._next_message()
+            await asyncio.wait([coming])
             self._next = None
-            _raise_if_disconnected(message.result())
-            self._early.append(message.result())
+            message = coming.result()
+            _raise_if_disconnected(message)
+            self._early.append(message)
+            self._read_ahead.add(len(message.get("bytes") or message.get("text") or ""))
         await asyncio.Event().wait()
 
     async def _talk(self, seat: Seat) -> None:

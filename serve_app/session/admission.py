@@ -30,9 +30,10 @@ class Admission:
     only the first in line tries.
     """
 
-    def __init__(self, limit: int, returning: Returning) -> None:
-        """At most `limit` clients wait."""
+    def __init__(self, limit: int, returning: Returning, can_grow: Callable[[], bool] = lambda: False) -> None:
+        """At most `limit` clients wait. While engines `can_grow`, taking a slot waits for those: nobody is refused."""
         self._limit = limit
+        self._can_grow = can_grow
         self._returning = returning
         self._line: deque[asyncio.Event] = deque()  # each is set when its owner has moved up
 
@@ -46,7 +47,7 @@ class Admission:
         `take_slot` raises AtCapacity if there is none. Raises AtCapacity after `wait_s` seconds, at once if the line is
         full, and whatever else `take_slot` raises.
         """
-        if not self._line and not self._returning.sessions:
+        if not self._line and (not self._returning.sessions or self._can_grow()):
             try:
                 await take_slot()
                 return

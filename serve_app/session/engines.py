@@ -42,6 +42,10 @@ class EnginePool(Engines, Protocol):
         """Whether an engine with a loaded model is there."""
 
     @property
+    def can_grow(self) -> bool:
+        """Whether more engines may come: `open` then waits for those."""
+
+    @property
     def leases(self) -> int:
         """Slots that are held now."""
 
