@@ -26,9 +26,6 @@ SESSIONS_PER_INGRESS = 4_096
 METRICS_SECONDS = 1.0
 """How often ingress and engine replicas tell Serve of their sessions."""
 
-HEADROOM_MARGIN = 0.05
-"""An engine is given up as full a little before its admission closes, so that the next one has time to start."""
-
 LOOK_BACK_SECONDS = 5.0
 """The policy is told means over so long."""
 
@@ -88,8 +85,6 @@ def number_of_engines(engine: EngineSettings) -> dict[str, Any]:
     scaling = engine.autoscaling
     if not scaling:
         return {"num_replicas": engine.replicas}
-    rules = scaling.model_dump(exclude={"start_timeout_seconds"})
-    rules |= {"slots": engine.slots, "low_headroom": engine.min_headroom + HEADROOM_MARGIN}
     return {
         "autoscaling_config": AutoscalingConfig(
             min_replicas=scaling.min_replicas,
@@ -100,6 +95,6 @@ def number_of_engines(engine: EngineSettings) -> dict[str, Any]:
             # The policy waits by itself: after Serve's delays only the last decision of a window would count.
             upscale_delay_s=0.0,
             downscale_delay_s=0.0,
-            policy=AutoscalingPolicy(policy_function=EnginePolicy, policy_kwargs=rules),
+            policy=AutoscalingPolicy(policy_function=EnginePolicy, policy_kwargs=engine.scaling_rules),
         )
     }

@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from serve_app.gpus import Gpus
 from serve_app.problems import describe, did_you_mean, group_of, written
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,9 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 MODELS_FOLDER = PROJECT_ROOT / "configs" / "models"
 """Where the named model files are."""
 
+GPUS_FILE = PROJECT_ROOT / "configs" / "gpus.yaml"
+"""What is known of GPUs."""
+
 IMPORT_PATH = "serve_app.app:build"
 """The only application builder a Serve config file of ours may name."""
 
@@ -43,6 +47,9 @@ DEFAULT_ORIGIN = "serve_config.yaml"
 """How messages name the source of `args` where Serve does not tell the file."""
 
 MEBIBYTE = 2**20
+
+HEADROOM_MARGIN = 0.05
+"""An engine counts as full a little before its admission closes, so that the next one has time to start."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -216,6 +223,13 @@ class EngineSettings(_Group):
             return None
         return value if "-" in value or "_" in value else value.upper()
 
+    @field_validator("gpu")
+    @classmethod
+    def _gpu_is_known(cls, value: str | None) -> str | None:
+        if value:
+            read_gpus().gpu(value)
+        return value
+
     @field_validator("autoscaling", mode="before")
     @classmethod
     def _all_keys_commented_out(cls, value: object) -> object:
@@ -225,6 +239,15 @@ class EngineSettings(_Group):
     def most_replicas(self) -> int:
         """Engine replicas that there may be."""
         return self.autoscaling.max_replicas if self.autoscaling else self.replicas
+
+    @property
+    def scaling_rules(self) -> dict[str, Any]:
+        """The fields of `serve_app.autoscaling.Rules`; of use with `autoscaling` only."""
+        autoscaling = self.autoscaling or AutoscalingSettings()
+        return autoscaling.model_dump(exclude={"start_timeout_seconds"}) | {
+            "slots": self.slots,
+            "low_headroom": self.min_headroom + HEADROOM_MARGIN,
+        }
 
     @property
     def reserved_gpus(self) -> float:
@@ -505,6 +528,17 @@ class Settings(_Group):
         self._model_settings = resolve_model(self.model)
         return self
 
+    @model_validator(mode="after")
+    def _model_fits_gpu(self) -> Self:
+        engine = self.engine
+        if engine.gpu:
+            model, share = name_of_model(self.model), min(engine.reserved_gpus, 1.0)
+            try:
+                read_gpus().check_fit(engine.gpu, model, engine.slots, share)
+            except ValueError as error:
+                raise ValueError(f"engine.slots: {error}") from None
+        return self
+
 
 ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], object]]] = MappingProxyType(
     {
@@ -633,7 +667,7 @@ def resolve_model(model: str) -> ModelSettings:
 
     Raises `ValueError` where no such model exists, `SettingsError` where its file has a wrong key.
     """
-    names = sorted(file.stem for file in MODELS_FOLDER.glob("*.yaml"))
+    names = _model_names()
     if model in names:
         return _read_model_file(MODELS_FOLDER / f"{model}.yaml")
     path = Path(model).expanduser()
@@ -654,6 +688,24 @@ def resolve_model(model: str) -> ModelSettings:
         f"expected one of {', '.join(names)}, a model file, a checkpoint folder or a Hugging Face id, "
         f"got {model!r}{did_you_mean(model, names)}"
     )
+
+
+def name_of_model(model: str) -> str:
+    """The name in `configs/models` of what the setting `model` says; the setting itself for any other model."""
+    if is_hub_id(model):
+        for name in _model_names():
+            if _read_model_file(MODELS_FOLDER / f"{name}.yaml").source == model:
+                return name
+    return model
+
+
+def _model_names() -> list[str]:
+    return sorted(file.stem for file in MODELS_FOLDER.glob("*.yaml"))
+
+
+def read_gpus() -> Gpus:
+    """What is known of GPUs. Raises `SettingsError` where the file has a wrong key."""
+    return _validate(Gpus, _read_yaml(GPUS_FILE), _display(GPUS_FILE), {})
 
 
 def is_hub_id(source: str) -> bool:

@@ -192,7 +192,7 @@ def test_the_file_is_not_changed_by_the_environment() -> None:
         ({"gpu": "H100"}, "H100", 1),
         ({"gpu": "none"}, None, 0),
         ({"gpu": "a10g", "num_gpus": 0.25}, "A10G", 0.25),
-        ({"gpu": "Intel-GPU-Max-1550"}, "Intel-GPU-Max-1550", 1),
+        ({"gpu": "A100-40G"}, "A100-40G", 1),
     ],
 )
 def test_gpus(engine: dict, gpu: str | None, reserved: float) -> None:

@@ -1,10 +1,11 @@
-"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt keys`, `stt demo`."""
+"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt keys`, `stt plan`, `stt demo`."""
 
 import typer
 
 from serve_app.cli.demo import demo
 from serve_app.cli.keys import keys
 from serve_app.cli.mic import mic
+from serve_app.cli.plan import plan
 from serve_app.cli.serve import serve
 from serve_app.cli.transcribe import transcribe
 
@@ -17,6 +18,7 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command()(mic)
 app.command()(serve)
+app.command()(plan)
 app.command()(demo)
 app.add_typer(keys, name="keys")
 

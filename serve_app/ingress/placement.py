@@ -1,7 +1,6 @@
 """In which order engine replicas are offered a new session. Pure: `router` applies it on Serve, simulations without."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import count
+from collections.abc import Callable, Iterable
 
 
 class Placement:
@@ -12,18 +11,22 @@ class Placement:
 
     def __init__(self, *, spread: bool = False) -> None:
         self._spread = spread
-        self._numbers = count()
-        self._arrival: dict[str, int] = {}
+        self._oldest_first: dict[str, None] = {}
 
     def update(self, names: Iterable[str]) -> None:
         """Take the names of all replicas that there are now."""
-        self._arrival = {name: self._arrival[name] if name in self._arrival else next(self._numbers) for name in names}
+        now = dict.fromkeys(names)
+        kept = {name: None for name in self._oldest_first if name in now}
+        self._oldest_first = kept | now
 
-    def ranks(self, names: Sequence[str], has_refused: Callable[[str], bool]) -> list[list[str]]:
+    def ranks(self, names: Iterable[str], has_refused: Callable[[str], bool]) -> list[list[str]]:
         """These replicas in ranks, the best one first; within a rank, the one with the fewest sessions is best."""
-        refused = {name: has_refused(name) for name in names}
+        asked = dict.fromkeys(names)
+        # Who is not announced yet is the newest.
+        ordered = [name for name in self._oldest_first if name in asked]
+        ordered += [name for name in asked if name not in self._oldest_first]
+        late = {name for name in ordered if has_refused(name)}
+        groups = [name for name in ordered if name not in late], [name for name in ordered if name in late]
         if self._spread:
-            ranks = ([name for name in names if refused[name] == last] for last in (False, True))
-            return [rank for rank in ranks if rank]
-        newest = len(self._arrival) and max(self._arrival.values()) + 1
-        return [[name] for name in sorted(names, key=lambda name: (refused[name], self._arrival.get(name, newest)))]
+            return [group for group in groups if group]
+        return [[name] for group in groups for name in group]

@@ -35,5 +35,5 @@ class OldestFirstRouter(FIFOMixin, RequestRouter):
         from serve_app.ingress.replicas import ENGINE_REPLICAS
 
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        ranks = self._placement.ranks(list(replicas), ENGINE_REPLICAS.has_refused)
+        ranks = self._placement.ranks(replicas, ENGINE_REPLICAS.has_refused)
         return [[replicas[name] for name in rank] for rank in ranks]
