@@ -42,7 +42,7 @@ class Outcome:
 def simulate(week: Week, policy: Policy, rules: Rules, gpu: Gpu, model: ModelCost, patience_s: float) -> Outcome:
     """One week under a policy. It begins with engines for the sessions that are there already."""
     there = float(week.sessions[0])
-    target = policy.decide(-STEP_S, there, math.ceil(there / (rules.slots * rules.target_share)), 0, 0.0)
+    target = math.ceil(there / (rules.slots * rules.target_share))
     fleet = Fleet(rules.slots, target, seed=1)
     fleet.place(there)
     new, moves = WaitingLine(week, patience_s), WaitingLine(week, patience_s)

@@ -102,6 +102,6 @@ def _day_curve(hours: NDArray[np.float64]) -> NDArray[np.float64]:
     for hour, width, height in HUMPS:
         away = (hours % 24 - hour + 12) % 24 - 12  # the evening's hump reaches over midnight
         curve += (1 - NIGHT_SHARE) * height * np.exp(-0.5 * (away / width) ** 2)
-    # Weekdays and weekend, without a jump at midnight: at night there is little to see of it.
-    day = (hours // 24) % 7
+    # The weekend begins and ends at four in the morning, when there is the least to see of it.
+    day = ((hours - 4) // 24) % 7
     return curve * np.where(day >= 5, WEEKEND_SHARE, 1.0)
