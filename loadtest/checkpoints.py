@@ -20,7 +20,7 @@ from serve_app.link.client import StreamListener
 from serve_app.session.session import Marks, Session
 from serve_app.session.vault import Checkpoint, Vault
 from serve_app.settings import ModelSettings, SessionSettings
-from serve_app.speech import FRAMES_PER_SECOND, SAMPLE_RATE_HZ, FrameResult, History, ModelInfo
+from serve_app.speech import SAMPLE_RATE_HZ, FrameResult, History, ModelInfo
 from serve_app.telemetry import IngressMetrics
 
 SESSIONS = 8
