@@ -75,7 +75,9 @@ class _Engines:
         self.info = info
         self.leases = 0
 
-    async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> _Stream:
+    async def open(
+        self, session_id: str, listener: StreamListener, history: History | None = None, *, patient: bool = True
+    ) -> _Stream:
         return _Stream(self.info, listener)
 
 

@@ -144,7 +144,7 @@ class AutoscalingSettings(_Group):
     """A replica is stopped once fewer were enough for this long, the last one as well if `min_replicas` is 0."""
 
     start_timeout_seconds: float = Field(default=120.0, gt=0, le=3600)
-    """How long a new session waits for a replica that is being started, before it hears "at capacity"."""
+    """How long a session waits for a slot while replicas may still be started; then it hears "at capacity"."""
 
     @model_validator(mode="after")
     def _ends_are_in_order(self) -> Self:

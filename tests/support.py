@@ -114,7 +114,9 @@ class DirectEngines:
     async def stop(self) -> None:
         pass
 
-    async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> _LeasedStream:
+    async def open(
+        self, session_id: str, listener: StreamListener, history: History | None = None, *, patient: bool = True
+    ) -> _LeasedStream:
         error: SpeechError = EngineLost("no engine is there")
         for service, link in self.engines:
             leases: list[Lease] = []

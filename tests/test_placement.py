@@ -35,6 +35,6 @@ def test_who_was_never_announced_counts_as_the_newest():
 def test_spread_leaves_the_choice_among_equals_to_serve():
     placement = Placement(spread=True)
     placement.update("abc")
-    assert ranks(placement, "cab") == ["cab"]
-    assert ranks(placement, "cab", refused="a") == ["cb", "a"]
+    assert ranks(placement, "cab") == ["abc"]
+    assert ranks(placement, "cab", refused="a") == ["bc", "a"]
     assert ranks(placement, "a", refused="a") == ["a"]

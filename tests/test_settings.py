@@ -8,10 +8,12 @@ import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
+from serve_app.problems import group_of
 from serve_app.settings import (
     ENVIRONMENT,
     MODELS_FOLDER,
     PROJECT_ROOT,
+    AutoscalingSettings,
     Settings,
     SettingsError,
     from_args,
@@ -56,8 +58,8 @@ def test_every_key_is_described() -> None:
         for name, field in group.model_fields.items():
             if not field.description:
                 missing.append(prefix + name)
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                missing += undescribed(field.annotation, f"{prefix}{name}.")
+            if inner := group_of(field.annotation):
+                missing += undescribed(inner, f"{prefix}{name}.")
         return missing
 
     assert undescribed(Settings, "") == []
@@ -144,6 +146,27 @@ def test_a_wrong_variable_is_named() -> None:
         ({"engine": {"device": "cpu", "gpu": "L4"}}, "engine.device: expected auto or cuda together with gpu L4"),
         ({"engine": {"device": "cpu", "num_gpus": 0.5}}, "engine.device: expected auto or cuda together with num_gpus"),
         ({"engine": {"gpu": "L4", "num_gpus": 0}}, "engine.num_gpus: expected more than 0"),
+        ({"engine": {"gpu": "L5"}}, "engine.gpu: expected one of T4, L4, A10G, L40S, A100-40G, A100, H100, H200, got"),
+        (
+            {"model": "kyutai/stt-1b-en_fr", "engine": {"gpu": "L4", "slots": 400}},
+            "engine.slots: expected at most 173 for stt-1b-en_fr in the 24 GB of an L4, got 400",
+        ),
+        (
+            {"engine": {"autoscaling": {"min_replicas": 3, "max_replicas": 2}}},
+            "engine.autoscaling.min_replicas: expected at most max_replicas (2), got 3",
+        ),
+        (
+            {"engine": {"autoscaling": {"target_share": 0.9, "steady_share": 0.8}}},
+            "engine.autoscaling.steady_share: expected at least target_share (0.9), got 0.8",
+        ),
+        (
+            {"engine": {"replicas": 2, "autoscaling": {}}},
+            "engine.replicas: expected no fixed number beside autoscaling, got 2",
+        ),
+        (
+            {"engine": {"autoscaling": {"max_replica": 2}}},
+            "engine.autoscaling.max_replica: unknown key; did you mean 'max_replicas'?",
+        ),
         (
             {"session": {"window_frames": 33}},
             "session.window_frames: expected at most engine.queue_frames (32), got 33",
@@ -176,6 +199,15 @@ def test_all_problems_are_reported_at_once_one_per_line() -> None:
 
 def test_a_group_with_every_key_commented_out_is_empty() -> None:
     assert from_args({"engine": None}, {"BATCH_SIZE": "5"}).engine.slots == 5
+
+
+def test_autoscaling_with_every_key_commented_out_has_the_earlier_services_defaults() -> None:
+    engine = from_args({"engine": {"autoscaling": None}}, {}).engine
+    assert engine.autoscaling == AutoscalingSettings(
+        min_replicas=0, max_replicas=10, target_share=0.8, buffer_replicas=0, scaledown_window_seconds=60.0
+    )
+    assert engine.most_replicas == 10
+    assert from_args({}, {}).engine.most_replicas == from_args({}, {}).engine.replicas == 1
 
 
 def test_the_file_is_not_changed_by_the_environment() -> None:

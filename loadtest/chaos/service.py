@@ -179,11 +179,13 @@ def started(slots: int, args: Mapping[str, Any], log: Path) -> Iterator[Service]
     """
     config = yaml.safe_load(DEFAULT_CONFIG.read_text(encoding="utf-8"))
     # Several engines share the cores with everything else: fractions, so that Ray places them on any machine.
-    small = {
+    small: dict[str, Any] = {
         "model": "demo",
-        "engine": {"slots": slots, "replicas": ENGINES, "num_cpus": 0.3, "torch_threads": 1},
+        "engine": {"slots": slots, "num_cpus": 0.3, "torch_threads": 1},
         "ingress": {"num_cpus": 0.2},
     }
+    if "autoscaling" not in args.get("engine", {}):
+        small["engine"]["replicas"] = ENGINES
     config["applications"][0] |= {"name": APPLICATION, "args": _merged(small, args)}
     port = _free_port()
     config["http_options"] = {"host": "127.0.0.1", "port": port}

@@ -7,7 +7,7 @@ Its first item says where the stream is and what opens it; everything else goes 
 import asyncio
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +33,22 @@ MOST_RETRY_SECONDS = 1.0
 FULL_SECONDS = 0.2
 """How long to go on asking when every engine is full: a session that has just ended gives its slot back in less."""
 
+NEW_ENGINE_SECONDS = 3.0
+"""How long those who have waited may take to reach an engine that has just come."""
+
 PROBE_SECONDS = 1.0
 """Time between two looks whether an engine is there."""
 
 PROBE_TIMEOUT_SECONDS = 3.0
 """How long an engine may take to answer such a look."""
+
+
+class _Search(NamedTuple):
+    """A session's search for a slot."""
+
+    started_at: float
+    patient: bool
+    """Whether it waits for engines that are being started."""
 
 
 class ServeEngines:
@@ -99,20 +110,22 @@ class ServeEngines:
         """The latest load report of each connected engine replica, by replica name."""
         return {link.name: link.load for link in self._links.values() if link.is_open}
 
-    async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> "LeasedStream":
+    async def open(
+        self, session_id: str, listener: StreamListener, history: History | None = None, *, patient: bool = True
+    ) -> "LeasedStream":
         """Lease a slot and attach to it.
 
-        Raises AtCapacity if that takes longer than the admission timeout, or, while more engines may come, than one
-        takes to start.
+        Raises AtCapacity if that takes longer than the admission timeout, or, for who is `patient` while more engines
+        may come, than `start_timeout_seconds`.
         """
-        started_at = asyncio.get_running_loop().time()
+        search = _Search(asyncio.get_running_loop().time(), patient)
         reason: object = "no slot came free"
         tries = 0
         while True:
             tries += 1
             lease = self._handle.open_session.remote(session_id, history)
             try:
-                grant = await self._first_item(lease, started_at)
+                grant = await self._first_item(lease, search)
                 if isinstance(grant, Grant):
                     async with asyncio.timeout(self._admission_timeout_seconds):
                         stream = await self._attach(grant, listener, lease)
@@ -120,12 +133,14 @@ class ServeEngines:
                     return stream
                 ENGINE_REPLICAS.note_refusal(grant.replica)
                 reason = grant.reason
-                waited_s = asyncio.get_running_loop().time() - self._full_since(started_at)
-                if not self.can_grow and waited_s > FULL_SECONDS and ENGINE_REPLICAS.have_all_refused():
+                now = asyncio.get_running_loop().time()
+                waited_s = now - max(search.started_at, ENGINE_REPLICAS.grown_at)  # a new engine is a new chance
+                is_full = waited_s > FULL_SECONDS and ENGINE_REPLICAS.have_all_refused()
+                if is_full and not self._waits_for_engines(search):
                     raise AtCapacity(f"{reason}; waited {waited_s:.1f} s")
-                await self._pause(tries, started_at)
+                await self._pause(tries, search)
             except TimeoutError:
-                waited_s = asyncio.get_running_loop().time() - started_at
+                waited_s = asyncio.get_running_loop().time() - search.started_at
                 raise AtCapacity(f"{reason}; waited {waited_s:.1f} s") from None
             except (RayError, RayServeException, EngineLost, StopAsyncIteration) as error:
                 # The replica died under the call, or between its grant and the attach: another one may do.
@@ -136,23 +151,22 @@ class ServeEngines:
                 if lease is not None:
                     _cancel(lease)
 
-    def _full_since(self, started_at: float) -> float:
-        """Since when a session that began to look then could have had a slot: a new engine is a new chance."""
-        return max(started_at, ENGINE_REPLICAS.grown_at)
+    def _waits_for_engines(self, search: _Search) -> bool:
+        return search.patient and self.can_grow
 
-    def _deadline(self, started_at: float) -> float:
-        """Until when a session that began to look for a slot then goes on, as things are now."""
-        if self._autoscaling and self.can_grow:
-            return started_at + self._autoscaling.start_timeout_seconds
-        return self._full_since(started_at) + self._admission_timeout_seconds
+    def _deadline(self, search: _Search) -> float:
+        """Until when it goes on, as things are now."""
+        if self._autoscaling and self._waits_for_engines(search):
+            return search.started_at + self._autoscaling.start_timeout_seconds
+        return max(search.started_at + self._admission_timeout_seconds, ENGINE_REPLICAS.grown_at + NEW_ENGINE_SECONDS)
 
-    async def _first_item(self, lease: Any, started_at: float) -> Grant | Refusal:
+    async def _first_item(self, lease: Any, search: _Search) -> Grant | Refusal:
         """What an engine answers; Serve holds the call while every engine is full. Raises TimeoutError."""
         loop = asyncio.get_running_loop()
         item = asyncio.ensure_future(anext(lease))
         try:
             while not item.done():
-                remaining_s = self._deadline(started_at) - loop.time()
+                remaining_s = self._deadline(search) - loop.time()
                 if remaining_s <= 0:
                     raise TimeoutError
                 await asyncio.wait([item], timeout=min(remaining_s, PROBE_SECONDS))
@@ -160,10 +174,10 @@ class ServeEngines:
         finally:
             item.cancel()
 
-    async def _pause(self, tries: int, started_at: float) -> None:
+    async def _pause(self, tries: int, search: _Search) -> None:
         """Wait before the next try. Raises TimeoutError."""
-        longest_s = MOST_RETRY_SECONDS if self.can_grow else RETRY_SECONDS
-        async with asyncio.timeout_at(self._deadline(started_at)):
+        longest_s = MOST_RETRY_SECONDS if self._waits_for_engines(search) else RETRY_SECONDS
+        async with asyncio.timeout_at(self._deadline(search)):
             await asyncio.sleep(min(RETRY_SECONDS * tries, longest_s) * random.uniform(0.5, 1.5))
 
     def _on_stopped(self, names: set[str]) -> None:

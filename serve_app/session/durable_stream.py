@@ -66,10 +66,10 @@ class _Slot:
         self.lost: SpeechError | None = None
         """Why nothing comes from this engine any more."""
 
-    async def take(self, engines: Engines, session_id: str, recorder: Recorder) -> None:
+    async def take(self, engines: Engines, session_id: str, recorder: Recorder, *, patient: bool = True) -> None:
         """Take the slot. Raises AtCapacity, EngineLost or StepFailed."""
         history = recorder.history() if recorder.answered else None
-        self._stream = await engines.open(session_id, self, history)
+        self._stream = await engines.open(session_id, self, history, patient=patient)
         if self.lost:  # between the attach and now
             await self.leave()
             raise self.lost
@@ -316,16 +316,16 @@ class DurableStream:
         An engine that is stopped ends once it is empty, and what replaces it may only start then: do not hold it up.
         """
         try:
-            return await self._find_slot(deadline=0.0)
+            return await self._find_slot(deadline=0.0, patient=False)
         except (AtCapacity, EngineLost):
             return None
 
-    async def _find_slot(self, deadline: float) -> _Slot:
+    async def _find_slot(self, deadline: float, *, patient: bool = True) -> _Slot:
         """A slot in which this stream goes on; at least one try. Raises AtCapacity, EngineLost or StepFailed."""
         while True:
             slot = _Slot(self, self._recorder.answered)
             try:
-                await slot.take(self._engines, self._id, self._recorder)
+                await slot.take(self._engines, self._id, self._recorder, patient=patient)
                 return slot
             except (AtCapacity, EngineLost) as error:
                 if time.monotonic() > deadline:

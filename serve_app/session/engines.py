@@ -27,10 +27,13 @@ class Engines(Protocol):
     def info(self) -> ModelInfo:
         """Facts about the model that they serve."""
 
-    async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> EngineStream:
+    async def open(
+        self, session_id: str, listener: StreamListener, history: History | None = None, *, patient: bool = True
+    ) -> EngineStream:
         """Take a slot for a new stream, or for one that continues after its `history`.
 
-        Raises AtCapacity, within a second or so, if there is no slot, and EngineLost if that fails.
+        Raises AtCapacity, within a second or so, if there is no slot, and EngineLost if that fails. Who is `patient`
+        waits longer while more engines are being started.
         """
 
 

@@ -1,0 +1,93 @@
+"""How long a session looks for a slot. With real engines and a real Serve: tests/system/test_scaling.py."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from serve_app.errors import AtCapacity
+from serve_app.ingress import serve_engines
+from serve_app.ingress.replicas import EngineReplicas
+from serve_app.ingress.serve_engines import ServeEngines
+from serve_app.link.messages import Refusal
+from serve_app.settings import AutoscalingSettings, LinkSettings
+
+ADMISSION_S = 0.05
+START_S = 0.4
+
+
+class Handle:
+    """Serve's handle of an engine deployment whose replicas, if there are any, have no slot free."""
+
+    def __init__(self) -> None:
+        self.refuses = True
+        self.calls = 0
+        self.open_session = self
+
+    def remote(self, *_: object) -> "Handle":
+        self.calls += 1
+        return self
+
+    def __aiter__(self) -> AsyncIterator[Refusal]:
+        return self
+
+    async def __anext__(self) -> Refusal:
+        if not self.refuses:
+            await asyncio.Event().wait()  # Serve holds the call
+        return Refusal("a", "every slot is taken")
+
+    def cancel(self) -> None:
+        pass
+
+
+class Nobody:
+    """Never gets a stream to listen to."""
+
+
+@pytest.fixture
+def replicas(monkeypatch) -> EngineReplicas:
+    replicas = EngineReplicas()
+    monkeypatch.setattr(serve_engines, "ENGINE_REPLICAS", replicas)
+    monkeypatch.setattr(serve_engines, "NEW_ENGINE_SECONDS", 0.0)
+    return replicas
+
+
+async def search(handle: Handle, most: int | None, start_s: float = START_S, *, patient: bool = True) -> float:
+    """Seconds until a session heard that there is no slot; `most` engines may there be, None: a fixed number."""
+    autoscaling = AutoscalingSettings(max_replicas=most, start_timeout_seconds=start_s) if most else None
+    engines = ServeEngines(handle, LinkSettings(), ADMISSION_S, autoscaling)
+    started_at = time.monotonic()
+    with pytest.raises(AtCapacity):
+        await engines.open("id", Nobody(), patient=patient)
+    return time.monotonic() - started_at
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_while_engines_may_come_a_session_waits_for_one_to_start(replicas, refuses):
+    handle = Handle()
+    handle.refuses = refuses
+    replicas.update({"a"} if refuses else set())
+    assert await search(handle, most=2) >= START_S
+    assert handle.calls > 1 or not refuses
+
+
+async def test_really_full_is_said_at_once(replicas):
+    replicas.update({"a"})
+    await search(Handle(), most=1, start_s=3600)
+    await search(Handle(), most=None)
+
+
+async def test_who_leaves_an_engine_that_is_stopped_does_not_hold_it_up(replicas):
+    replicas.update({"a"})
+    await search(Handle(), most=2, start_s=3600, patient=False)
+
+
+async def test_when_the_last_engine_has_come_waiting_is_over(replicas):
+    handle = Handle()
+    handle.refuses = False
+    waiting = asyncio.create_task(search(handle, most=1, start_s=3600))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    replicas.update({"a"})
+    await waiting
