@@ -112,7 +112,7 @@ async def storm(attack: Attack) -> None:
     started_at = time.monotonic()
     await asyncio.gather(*(one() for _ in range(STORM_SESSIONS)))
     attack.note(f"{STORM_SESSIONS} short sessions in {time.monotonic() - started_at:.0f} s: {dict(answers)}")
-    attack.outcome.refused += answers["at_capacity"]
+    attack.outcome.refused += sum(count for answer, count in answers.items() if answer.startswith("at_capacity"))
     for answer in answers.keys() - {"gone", "done", "invalid_message", "invalid_audio"}:
         attack.problem(f"{answers[answer]} short sessions: {answer}")
     await asyncio.sleep(2.0)

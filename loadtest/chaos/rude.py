@@ -87,9 +87,9 @@ async def ask_once(url: str) -> tuple[str, float]:
 
 
 async def come_and_go(url: str, draw: random.Random) -> str:
-    """A short session that ends in one of many ways; returns what came of it: `gone`, `done` or an error's code.
+    """A short session that ends in one of many ways; returns what came of it: `gone`, `done`, the code of an error.
 
-    Raises TimeoutError where a session that should end does not.
+    Where it was refused, the message as well. Raises TimeoutError where a session that should end does not.
     """
     leave = draw.choice(("abort", "abort unseen", "close", "end", "nonsense", "half a sample"))
     samples = np.zeros(round(draw.uniform(0.02, 1.5) * SAMPLE_RATE_HZ), dtype="<f4").tobytes()
@@ -99,7 +99,7 @@ async def come_and_go(url: str, draw: random.Random) -> str:
             if leave != "abort unseen":
                 first = json.loads(await connection.recv())
                 if first["type"] == "error":
-                    return str(first["code"])
+                    return f"{first['code']}: {first['message']}"
                 await connection.send(samples)
                 await asyncio.sleep(draw.uniform(0, 0.5))
             match leave:
