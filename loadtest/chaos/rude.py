@@ -86,6 +86,15 @@ async def ask_once(url: str) -> tuple[str, float]:
         return f"{type(error).__name__}: {error}", time.monotonic() - asked_at
 
 
+def crowd(url: str, size: int) -> list[tuple[str, float]]:
+    """So many clients that `ask_once`, all at the same time; runs an event loop of its own."""
+
+    async def arrive() -> list[tuple[str, float]]:
+        return await asyncio.gather(*(ask_once(url) for _ in range(size)))
+
+    return asyncio.run(arrive())
+
+
 async def come_and_go(url: str, draw: random.Random) -> str:
     """A short session that ends in one of many ways; returns what came of it: `gone`, `done`, the code of an error.
 
