@@ -49,7 +49,6 @@ class Nobody:
 def replicas(monkeypatch) -> EngineReplicas:
     replicas = EngineReplicas()
     monkeypatch.setattr(serve_engines, "ENGINE_REPLICAS", replicas)
-    monkeypatch.setattr(serve_engines, "NEW_ENGINE_SECONDS", 0.0)
     return replicas
 
 

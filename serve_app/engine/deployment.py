@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-CONTROL_CALLS = 2
-"""Calls beside the sessions that a replica must be able to answer when every slot is taken."""
+CONTROL_CALLS = 32
+"""Calls beside the sessions that a replica must be able to answer, with a refusal, when every slot is taken."""
+
+REFUSED_SECONDS = 2.0
+"""Longest time that a refused call stays open; its caller ends it before that."""
 
 
 class Engine:
@@ -40,7 +43,8 @@ class Engine:
     async def open_session(self, session_id: str, history: History | None = None) -> AsyncIterator[Grant | Refusal]:
         """Lease a slot for as long as the call stays open; with a history, for a stream that continues after it.
 
-        The first item is the grant, or the refusal. The call ends by itself when the stream does.
+        The first item is the grant, or the refusal. The call ends by itself when the stream does, or a while after the
+        refusal.
         """
         try:
             with self._service.lease(history) as lease:
@@ -49,6 +53,8 @@ class Engine:
                 await lease.wait_ended()
         except AtCapacity as refusal:
             yield Refusal(self._service.name, refusal.message)
+            # Whoever goes on waiting keeps the call: Serve counts it as a session that needs a slot.
+            await asyncio.sleep(REFUSED_SECONDS)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What `serve_app.autoscaling` wants to know of this replica; Serve asks about once a second."""

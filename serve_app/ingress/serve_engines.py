@@ -33,8 +33,8 @@ MOST_RETRY_SECONDS = 1.0
 FULL_SECONDS = 0.2
 """How long to go on asking when every engine is full: a session that has just ended gives its slot back in less."""
 
-NEW_ENGINE_SECONDS = 3.0
-"""How long those who have waited may take to reach an engine that has just come."""
+MOVE_SECONDS = 0.7
+"""How long to go on asking for a session that moves: it tries again by itself, and is held up meanwhile."""
 
 PROBE_SECONDS = 1.0
 """Time between two looks whether an engine is there."""
@@ -47,6 +47,7 @@ class _Search(NamedTuple):
     """A session's search for a slot."""
 
     started_at: float
+    timeout_s: float
     patient: bool
     """Whether it waits for engines that are being started."""
 
@@ -115,11 +116,12 @@ class ServeEngines:
     ) -> "LeasedStream":
         """Lease a slot and attach to it.
 
-        Raises AtCapacity if that takes longer than the admission timeout, or, for who is `patient` while more engines
-        may come, than `start_timeout_seconds`.
+        Raises AtCapacity, as soon as every engine has said that it is full, or if nobody answers in time. Who is
+        `patient` waits for `start_timeout_seconds` while more engines may come.
         """
-        search = _Search(asyncio.get_running_loop().time(), patient)
-        reason: object = "no slot came free"
+        timeout_s = MOVE_SECONDS if history is not None else self._admission_timeout_seconds
+        search = _Search(asyncio.get_running_loop().time(), timeout_s, patient)
+        reason: object = "no engine answered"
         tries = 0
         while True:
             tries += 1
@@ -127,7 +129,7 @@ class ServeEngines:
             try:
                 grant = await self._first_item(lease, search)
                 if isinstance(grant, Grant):
-                    async with asyncio.timeout(self._admission_timeout_seconds):
+                    async with asyncio.timeout(timeout_s):
                         stream = await self._attach(grant, listener, lease)
                     lease = None  # it is the stream's from here on
                     return stream
@@ -156,9 +158,13 @@ class ServeEngines:
 
     def _deadline(self, search: _Search) -> float:
         """Until when it goes on, as things are now."""
-        if self._autoscaling and self._waits_for_engines(search):
+        deadline = search.started_at + search.timeout_s
+        if not self._autoscaling or not search.patient:
+            return deadline
+        if self.can_grow:
             return search.started_at + self._autoscaling.start_timeout_seconds
-        return max(search.started_at + self._admission_timeout_seconds, ENGINE_REPLICAS.grown_at + NEW_ENGINE_SECONDS)
+        # Those who have waited for the last engine must have the time to reach it.
+        return max(deadline, ENGINE_REPLICAS.grown_at + search.timeout_s)
 
     async def _first_item(self, lease: Any, search: _Search) -> Grant | Refusal:
         """What an engine answers; Serve holds the call while every engine is full. Raises TimeoutError."""
@@ -175,7 +181,10 @@ class ServeEngines:
             item.cancel()
 
     async def _pause(self, tries: int, search: _Search) -> None:
-        """Wait before the next try. Raises TimeoutError."""
+        """Wait before the next try. Raises TimeoutError.
+
+        The refused call stays open meanwhile: so Serve counts who waits, and the autoscaler makes room for them.
+        """
         longest_s = MOST_RETRY_SECONDS if self._waits_for_engines(search) else RETRY_SECONDS
         async with asyncio.timeout_at(self._deadline(search)):
             await asyncio.sleep(min(RETRY_SECONDS * tries, longest_s) * random.uniform(0.5, 1.5))
