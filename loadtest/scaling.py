@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -44,9 +44,6 @@ MOST_WRONG_SHARE = 0.03
 """Words that may be wrong: clips follow each other without a pause, and the demo model mishears a little."""
 
 LOOK_S = 1.0
-TO_ZERO_S = 90.0
-"""How long the engines may take to be gone, once nobody speaks."""
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -73,13 +70,19 @@ class Result:
     """Of the first session, which finds no engine and speaks all the same, from its first sample."""
     first_word_longest_s: float = 0.0
     most_engines: int = 0
+    moves: int = 0
+    """Sessions that left an engine that was stopped."""
     problems: list[str] = field(default_factory=list)
     course: list[Look] = field(default_factory=list)
 
 
 def planned(engines: int, seconds: float) -> list[tuple[float, float]]:
-    """Start and length of each session: one all the time, in the middle third as many as `engines` have slots."""
-    return [(0.0, seconds), *[(seconds / 3, seconds / 3)] * (engines * SLOTS - 1)]
+    """Start and length of each session: for a while as many as `engines` have slots, then two, which need one engine.
+
+    The latest gets the newest engine, and outlives it.
+    """
+    crowd = [(seconds / 3, seconds / 3)] * (engines * SLOTS - 2)
+    return [(0.0, 2 * seconds), *crowd, (seconds / 3 + 2.0, 4 / 3 * seconds)]
 
 
 async def talk(url: str, start_s: float, seconds: float, clips: list[Clip], result: Result, *, cold: bool) -> None:
@@ -169,6 +172,7 @@ async def ramp(service: Service, engines: int, seconds: float) -> Result:
             for number, (start_s, length_s) in enumerate(planned(engines, seconds)):
                 shifted = clips[number % len(clips) :] + clips[: number % len(clips)]
                 group.create_task(talk(service.url, start_s, length_s, shifted, result, cold=number == 0))
+        result.moves = await service.moves("draining")
         await service.wait_for_replicas("engine", 0)
         await asyncio.sleep(2 * LOOK_S)
     except ServiceMisbehaves as error:
@@ -179,6 +183,8 @@ async def ramp(service: Service, engines: int, seconds: float) -> Result:
     result.most_engines = max((look.engines for look in result.course), default=0)
     if result.most_engines != engines:
         result.problems.append(f"expected up to {engines} engines, got {result.most_engines}")
+    if not any(look.engines == 1 and look.sessions and before.engines > 1 for before, look in pairwise(result.course)):
+        result.problems.append("expected one engine again while somebody speaks, got more or none")
     result.problems += [f"a session failed: {failure}" for failure in result.failures]
     if result.words_wrong > MOST_WRONG_SHARE * result.words:
         result.problems.append(f"{result.words_wrong} of {result.words} words are wrong")
@@ -201,7 +207,7 @@ def draw(file: Path, course: list[Look]) -> None:
 @app.command()
 def main(
     engines: Annotated[int, typer.Option(min=1, max=8, help="Engines at the height of the plan.")] = 3,
-    seconds: Annotated[float, typer.Option(min=30, help="How long the plan takes.")] = 120,
+    seconds: Annotated[float, typer.Option(min=30, help="How long the crowd takes to come and go.")] = 90,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw sessions, engines and headroom into this file.")] = None,
 ) -> None:

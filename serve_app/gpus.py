@@ -121,6 +121,10 @@ class Gpu(_Facts):
         """Sessions at once in real time, by whichever of the two ends first."""
         return min(self.memory_slots(model), self.bandwidth_slots(model))
 
+    def capacity_for(self, name: str, model: ModelCost) -> Capacity:
+        """How many sessions of the model of this name: as the file has it, else derived."""
+        return self.capacity.get(name) or Capacity(slots=self.derived_slots(model), basis="derived")
+
     @property
     def _size(self) -> int:
         return 1 if self.bfloat16 else 2

@@ -1,6 +1,7 @@
 """What a number of sessions needs and costs on each type of GPU. Pure: `stt plan` prints it."""
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from serve_app.autoscaling import Rules, replicas_needed
@@ -71,9 +72,8 @@ def plan(gpus: Gpus, model: str, sessions: int, names: list[str]) -> list[GpuPla
 
 def _plan_one(gpus: Gpus, model: str, sessions: int, name: str) -> GpuPlan:
     gpu, cost = gpus.gpu(name), gpus.models[model]
-    capacity = gpu.capacity.get(model)
-    slots = capacity.slots if capacity else gpu.derived_slots(cost)
-    basis = capacity.basis if capacity else "derived"
+    capacity = gpu.capacity_for(model, cost)
+    slots, basis = capacity.slots, capacity.basis
     if slots < 1:
         return GpuPlan(name, 0, basis, f"{model} does not fit into {gpu.memory_gigabytes:g} GB", ())
     price = gpu.price.dollars_per_hour if gpu.price else None
@@ -83,12 +83,9 @@ def _plan_one(gpus: Gpus, model: str, sessions: int, name: str) -> GpuPlan:
     )
     memory_ends = gpu.memory_slots(cost) <= gpu.bandwidth_slots(cost)
     limit = f"{gpu.memory_gigabytes:g} GB" if memory_ends else f"{gpu.bandwidth_gigabytes_per_second:g} GB/s"
-    reasons = [f"limit: {limit}" if basis == "derived" else f"{capacity and capacity.command}"]
-    if gpu.price:
-        reasons.append(f"{gpu.price.source}{f', {gpu.price.date}' if gpu.price.date else ''}")
-    else:
-        reasons.append("no price known")
-    return GpuPlan(name, slots, basis, "; ".join(reasons), options)
+    found = f"limit: {limit}" if basis == "derived" else f"{capacity.command}, {capacity.date}"
+    dated = f"{gpu.price.source}, {gpu.price.date or 'undated'}" if gpu.price else "no price known"
+    return GpuPlan(name, slots, basis, f"{found}; {dated}", options)
 
 
 def _option(
@@ -100,11 +97,10 @@ def _option(
     min_replicas: int,
     buffer_replicas: int,
 ) -> Option:
-    scaling = AutoscalingSettings(
-        min_replicas=min_replicas, buffer_replicas=buffer_replicas, max_replicas=sessions + WARM_REPLICAS + 1
-    )
+    scaling = AutoscalingSettings(min_replicas=min_replicas, buffer_replicas=buffer_replicas)
     rules = Rules(**EngineSettings(slots=slots, autoscaling=scaling).scaling_rules)
-    replicas = replicas_needed(rules, slots, sessions)
+    # The plan shall say what max_replicas should be.
+    replicas = replicas_needed(replace(rules, max_replicas=sys.maxsize), slots, sessions)
     if price is None:
         return Option(kind, min_replicas, replicas, None, None, None)
     per_hour = replicas * price

@@ -4,7 +4,7 @@ from contextlib import aclosing
 import pytest
 
 from serve_app.errors import AtCapacity, EngineLost
-from serve_app.session.admission import Admission, Returning
+from serve_app.session.admission import MOST_TRIES, Admission, Returning
 
 
 class Slots:
@@ -150,3 +150,25 @@ async def test_who_comes_after_a_refusal_is_not_refused_by_it():
             await enter(line, slots, 0)
         slots.free = 1
         await enter(line, slots, 0)
+
+
+async def test_while_engines_come_everybody_asks_and_nobody_is_refused_for_others():
+    returning = Returning()
+    line, asking, gate = Admission(2, returning, lambda: True), 0, asyncio.Event()
+
+    async def take() -> None:
+        nonlocal asking
+        asking += 1
+        await gate.wait()
+
+    async def enter_at_once() -> None:
+        async with aclosing(line.enter(take, 0)) as places:
+            async for _ in places:
+                raise AssertionError("nobody should be in line")
+
+    crowd = 2 * MOST_TRIES
+    with returning:
+        tasks = [asyncio.create_task(enter_at_once()) for _ in range(crowd)]
+        await until(lambda: asking == crowd)
+        gate.set()
+        await asyncio.gather(*tasks)

@@ -35,6 +35,11 @@ def test_the_cheapest_comes_first_and_unpriced_ones_last():
     assert (plans[-1].gpu, costs[-1]) == ("H200", None)
 
 
+def test_no_crowd_is_too_large():
+    (t4,) = plan(read_gpus(), "stt-2.6b-en", 1_000_000, ["T4"])
+    assert t4.options[0].replicas > 200_000
+
+
 def test_a_model_that_does_not_fit_is_said_to():
     table = {
         "models": {"big": {"weights_gigabytes": 100.0, "session_megabytes": 1.0}},

@@ -1,5 +1,7 @@
 import asyncio
+import math
 import threading
+import time
 
 from serve_app.ingress import replicas as replicas_module
 from serve_app.ingress.replicas import EngineReplicas
@@ -30,3 +32,14 @@ def test_a_refusal_counts_for_a_moment(monkeypatch):
     assert not replicas.has_refused("a")
     assert not replicas.have_all_refused()
     assert not EngineReplicas().have_all_refused()
+
+
+def test_how_many_there_are_and_when_the_latest_came():
+    replicas = EngineReplicas()
+    assert (len(replicas), replicas.grown_at) == (0, -math.inf)
+    before = time.monotonic()
+    replicas.update({"a", "b"})
+    grown_at = replicas.grown_at
+    assert before <= grown_at <= time.monotonic()
+    replicas.update({"b"})
+    assert (len(replicas), replicas.grown_at) == (1, grown_at)

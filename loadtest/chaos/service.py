@@ -86,6 +86,10 @@ class Service:
         """Sessions that ended with this outcome, by the ingress's own metrics."""
         return int(await self._metric("stt_sessions_total", outcome=outcome))
 
+    async def moves(self, reason: str) -> int:
+        """Sessions that took another slot for this reason, by the ingress's own metrics."""
+        return int(await self._metric("stt_moves_total", reason=reason))
+
     async def sessions_saved(self) -> int:
         """Sessions in the vault, by the ingress's own metrics."""
         return int(await self._metric("stt_vault_sessions"))

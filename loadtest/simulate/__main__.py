@@ -49,7 +49,7 @@ def main(
             raise ValueError(f"expected one of {', '.join(gpus.models)}, got {model!r}")
     except (SettingsError, ValueError) as error:
         fail(error, BAD_INPUT)
-    capacity = card.capacity[name_of_model(model)]
+    capacity = card.capacity_for(name_of_model(model), cost)
     scaling = AutoscalingSettings(
         max_replicas=max(10, math.ceil(2 * peak_sessions / capacity.slots)), lead_seconds=mean_start_s()
     )
