@@ -79,7 +79,7 @@ class Result:
 def planned(engines: int, seconds: float) -> list[tuple[float, float]]:
     """Start and length of each session: for a while as many as `engines` have slots, then two, which need one engine.
 
-    The latest gets the newest engine, and outlives it.
+    The latest is likely to get the newest engine, and outlives it.
     """
     crowd = [(seconds / 3, seconds / 3)] * (engines * SLOTS - 2)
     return [(0.0, 2 * seconds), *crowd, (seconds / 3 + 2.0, 4 / 3 * seconds)]
@@ -237,9 +237,8 @@ def _print(result: Result) -> None:
         if (look.sessions, look.engines) != before:
             print(f"{look.at_s:6.1f} s  {look.sessions:3} sessions  {look.engines} engines")
         before = look.sessions, look.engines
-    print(
-        f"{result.sessions} sessions, {len(result.failures)} failed; {result.words} words, {result.words_wrong} wrong"
-    )
+    print(f"{result.sessions} sessions, {len(result.failures)} failed, {result.moves} moved off a stopped engine")
+    print(f"{result.words} words, {result.words_wrong} wrong")
     print(
         f"first word of the first session, which found no engine: {result.first_word_cold_s:.1f} s after it came;"
         f" of any session: at most {result.first_word_longest_s:.1f} s"

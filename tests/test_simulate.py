@@ -96,7 +96,7 @@ def test_the_oracle_pays_for_what_is_there_and_for_starts_and_keeps_engines_thro
 
 def test_serves_default_waits_as_serve_does():
     rules = Rules(**EngineSettings(slots=10, autoscaling=AutoscalingSettings(max_replicas=50)).scaling_rules)
-    policy = ServesDefault(rules)
+    policy = ServesDefault(rules, 0.8)
     target, course = 2, []
     for step in range(80):
         target = policy.decide(step * STEP_S, 80.0 if step < 5 else 8.0, target, target, 0.0)

@@ -17,7 +17,8 @@ assumed, and printed with the result:
 - A new engine takes 90 to 210 s (machine, image, weights, graphs; evenly spread) until it has sessions, and costs from
   its order on; a stopped one costs 30 s more. There are as many machines to be had as are asked for.
 - Policies decide once per step. Ours sees the sessions of that moment, Serve's default their mean of 30 s, its own
-  default. What is lost is seen to be gone at once, and ordered again.
+  default; that one is run twice, aiming at `target_share` and at `steady_share` of the slots. What is lost is seen to
+  be gone at once, and ordered again.
 - Sessions of engines that are lost or stopped move, before anybody new gets a slot. One that has to wait for its new
   slot counts as delayed, too.
 - A session that has waited for `start_timeout_seconds` is refused.

@@ -58,7 +58,8 @@ def main(
     oracle_hours, oracle_engines = oracle(week, capacity.slots)
     policies: dict[str, Policy] = {
         OURS: Ours(rules),
-        "serve_default": ServesDefault(rules),
+        "serve_default": ServesDefault(rules, rules.target_share),
+        "serve_default_fuller": ServesDefault(rules, rules.steady_share),
         "fixed_at_peak": Fixed(rules, peak_sessions),
     }
     outcomes = {

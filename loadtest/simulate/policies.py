@@ -43,11 +43,12 @@ class ServesDefault:
 
     look_back_steps = 3
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, target_share: float) -> None:
+        """`target_share` of an engine's slots are the ongoing requests that it aims at."""
         self._config = AutoscalingConfig(
             min_replicas=max(1, rules.min_replicas),
             max_replicas=rules.max_replicas,
-            target_ongoing_requests=rules.slots * rules.target_share,
+            target_ongoing_requests=rules.slots * target_share,
         )
         self._state: dict[str, Any] = {}
 

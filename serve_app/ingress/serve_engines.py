@@ -136,10 +136,9 @@ class ServeEngines:
                 ENGINE_REPLICAS.note_refusal(grant.replica)
                 reason = grant.reason
                 now = asyncio.get_running_loop().time()
-                waited_s = now - max(search.started_at, ENGINE_REPLICAS.grown_at)  # a new engine is a new chance
-                is_full = waited_s > FULL_SECONDS and ENGINE_REPLICAS.have_all_refused()
+                is_full = now > self._hopes_until(search) and ENGINE_REPLICAS.have_all_refused()
                 if is_full and not self._waits_for_engines(search):
-                    raise AtCapacity(f"{reason}; waited {waited_s:.1f} s")
+                    raise AtCapacity(f"{reason}; waited {now - search.started_at:.1f} s")
                 await self._pause(tries, search)
             except TimeoutError:
                 waited_s = asyncio.get_running_loop().time() - search.started_at
@@ -155,6 +154,14 @@ class ServeEngines:
 
     def _waits_for_engines(self, search: _Search) -> bool:
         return search.patient and self.can_grow
+
+    @staticmethod
+    def _hopes_until(search: _Search) -> float:
+        """Until when refusals do not count yet."""
+        if ENGINE_REPLICAS.grown_at < search.started_at:
+            return search.started_at + FULL_SECONDS
+        # All who have waited rush to the new engine: for a moment, calls that were given up may hold its slots.
+        return ENGINE_REPLICAS.grown_at + search.timeout_s
 
     def _deadline(self, search: _Search) -> float:
         """Until when it goes on, as things are now."""

@@ -21,6 +21,5 @@ def test_from_no_engine_to_two_and_back_nobody_is_refused_or_dropped():
     engines = [look["engines"] for look in result["course"]]
     assert (engines[0], max(engines), engines[-1]) == (0, 2, 0)
     assert result["sessions"] == 8
-    assert result["moves"] > 0
     assert result["words"] > 100
     assert done.returncode == 0
