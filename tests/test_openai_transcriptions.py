@@ -21,6 +21,7 @@ from starlette.requests import Request
 
 from serve_app.protocols.openai.errors import InvalidParameter
 from serve_app.protocols.openai.form import FORMATS, read_form
+from serve_app.settings import IngressSettings
 from tests.audio_signals import cut, encoded
 from tests.support import SAMPLES, Service, serving
 
@@ -342,8 +343,8 @@ def test_the_form_parser_takes_anything(content_type, body, piece_bytes):
         async def receive() -> dict:
             return messages.pop(0)
 
-        scope = {"type": "http", "headers": [(b"content-type", content_type.encode("latin-1"))]}
-        async with read_form(Request(scope, receive), 1) as form:
+        scope = {"type": "http", "headers": [(b"content-type", content_type.encode("latin-1"))], "query_string": b""}
+        async with read_form(Request(scope, receive), IngressSettings()) as form:
             return form.response_format
 
     with contextlib.suppress(InvalidParameter):
