@@ -16,7 +16,6 @@ from ray.util.queue import Queue
 from serve_app.audio.threads import in_thread
 from serve_app.client.errors import ConnectionLost, ServerError
 from serve_app.client.events import Done, Event, Failure, Ping, parse
-from serve_app.speech import SAMPLE_RATE_HZ
 
 Format: TypeAlias = Literal["f32", "s16", "mulaw", "alaw", "opus"]
 
@@ -32,23 +31,24 @@ async def transcribe(
     audio: AsyncIterable[bytes] | Iterable[bytes],
     *,
     format: Format = "f32",
-    sample_rate: int = SAMPLE_RATE_HZ,
+    sample_rate: int | None = None,
     channels: int = 1,
     words: bool = False,
     wait_s: float = 0.0,
 ) -> AsyncGenerator[Event]:
     """Send chunks of audio, cut anywhere, as they come, and yield what the service says, up to `Done`.
 
-    `handle` is the application's (`serve.get_app_handle("stt")`); `format`, `sample_rate` and `channels` say what the
-    bytes are, `words` and `wait_s` mean what they mean to `connect`. An iterable that is not asynchronous is read in a
-    thread. The session is over when the iteration ends, however it does (use `contextlib.aclosing` where it may end
-    early), and when this process does.
+    `handle` is the application's (`serve.get_app_handle("stt")`); `format`, `sample_rate` (None: 24 kHz, of mu-law and
+    A-law 8 kHz) and `channels` say what the bytes are, `words` and `wait_s` mean what they mean to `connect`. An
+    iterable that is not asynchronous is read in a thread. The session is over when the iteration ends, however it does
+    (use `contextlib.aclosing` where it may end early), and when this process does.
 
     Raises `ServerError` for an error the service reports, `ConnectionLost` where the service or the queue goes away,
     and what `audio` raises.
     """
-    query = {"format": format, "sample_rate": str(sample_rate), "channels": str(channels)}
-    query |= {"words": str(words).lower(), "wait_s": f"{wait_s:.6f}"}
+    query = {"format": format, "channels": str(channels), "words": str(words).lower(), "wait_s": f"{wait_s:.6f}"}
+    if sample_rate is not None:
+        query["sample_rate"] = str(sample_rate)
     queue = Queue(PIECES_AHEAD, actor_options={"num_cpus": 0})  # ends with this process, and the session with it
     response = handle.options(stream=True).transcribe.remote(queue, query)
     sending = asyncio.create_task(_send(queue, audio))

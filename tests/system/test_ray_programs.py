@@ -110,7 +110,7 @@ async def test_words_by_handle_two_at_once(service, clip):
     async def main():
         samples = np.frombuffer(b"".join(pcm()), "<i2")
         stereo = np.repeat(samples, 2).tobytes()
-        for events in await asyncio.gather(one(paced(0.02, pcm())), one([stereo], channels=2)):
+        for events in await asyncio.gather(one(paced(0.02, pcm())), one([stereo], channels=2, sample_rate=24_000)):
             ready, *rest, done = [event for event in events if not isinstance(event, client.Status)]
             assert isinstance(ready, client.Ready) and isinstance(done, client.Done), events
             assert abs(done.audio_seconds - len(samples) / 24_000) < 0.1, done
