@@ -24,6 +24,8 @@ from serve_app.smoke.wires import WIRES
 from tests.support import Clip, DirectEngines, Service, serving
 from tests.test_cli_transcribe import stt, web_server
 
+pytestmark = pytest.mark.timeout(180)
+
 KEY = "a key as long as a key should be"
 WORDS = "hello two"
 DIALECTS = (FIRST_DIALECT, *LIVE, *UPLOADS)
@@ -153,7 +155,7 @@ def test_case_and_punctuation_are_no_word_errors(reference, text, errors):
 @pytest.mark.parametrize(
     ("name", "message", "code"),
     [
-        ("WS /v1/stream mulaw", '{"type": "error", "code": "invalid_audio", "message": "m"}', "invalid_audio"),
+        ("WS /v1/stream mulaw 16 kHz", '{"type": "error", "code": "invalid_audio", "message": "m"}', "invalid_audio"),
         ("WS /v1/transcribe", '{"status": "error", "code": "idle_timeout", "message": "m"}', "idle_timeout"),
         ("WS /api/asr-streaming", b"\x82\xa4type\xa5Error\xa7message\xb0no free channels", "at_capacity"),
         ("WS /v1/realtime", '{"type": "error", "error": {"code": "at_capacity", "message": "m"}}', "at_capacity"),
