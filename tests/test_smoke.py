@@ -157,7 +157,6 @@ def test_case_and_punctuation_are_no_word_errors(reference, text, errors):
     [
         ("WS /v1/stream mulaw 16 kHz", '{"type": "error", "code": "invalid_audio", "message": "m"}', "invalid_audio"),
         ("WS /v1/transcribe", '{"status": "error", "code": "idle_timeout", "message": "m"}', "idle_timeout"),
-        ("WS /api/asr-streaming", b"\x82\xa4type\xa5Error\xa7message\xb0no free channels", "at_capacity"),
         ("WS /v1/realtime", '{"type": "error", "error": {"code": "at_capacity", "message": "m"}}', "at_capacity"),
     ],
 )
