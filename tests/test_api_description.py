@@ -236,7 +236,8 @@ async def test_moshi(service, clip):
             {"type": "Audio", "pcm": SILENCE.tolist()},
             {"type": "Init"},  # too late
         ):
-            said.take(message)
+            # Of thousands of numbers a few: the validator holds up the engine, which runs in this process, too.
+            said.take(message | {"pcm": message["pcm"][:9]} if "pcm" in message else message)
             await connection.send(msgpack.packb(message))
         for message in await answers_until_close(connection):
             heard.take(msgpack.unpackb(message))
