@@ -1,4 +1,4 @@
-"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt keys`, `stt plan`, `stt demo`."""
+"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt smoke`, `stt keys`, `stt plan`, `stt demo`."""
 
 import typer
 
@@ -7,6 +7,7 @@ from serve_app.cli.keys import keys
 from serve_app.cli.mic import mic
 from serve_app.cli.plan import plan
 from serve_app.cli.serve import serve
+from serve_app.cli.smoke import smoke
 from serve_app.cli.transcribe import transcribe
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command()(mic)
 app.command()(serve)
+app.command()(smoke)
 app.command()(plan)
 app.command()(demo)
 app.add_typer(keys, name="keys")
