@@ -1,5 +1,6 @@
 """Checkpoints and what moshi makes of them, built once per run."""
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,9 @@ from moshi_reference import (
 )
 
 from serve_app.model import load_checkpoint
+
+# Before anything imports Triton: where there is no GPU, its kernels run in its interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
