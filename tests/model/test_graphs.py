@@ -54,7 +54,7 @@ def test_batches_padded_to_a_width_equal_moshi(graphed: Case) -> None:
 
 def test_streams_move_into_graphs_at_any_age(graphed: Case) -> None:
     player = Player(graphed, SpeechModel(graphed.checkpoint, 5, graphs=True))
-    for stream, frames in enumerate((30, 2, 13)):
+    for stream, frames in enumerate((16, 2, 13)):
         player.playing[stream] = (stream, frames)  # as another engine left them
     player.move({0: 4, 1: 1, 2: 0})
     for _ in range(4):
