@@ -1,5 +1,4 @@
-"""Steps of fixed widths, recorded as CUDA graphs: starting a step's thousand kernels one by one would cost more than
-running them.
+"""Steps of fixed widths, recorded as CUDA graphs: the host starts a whole step at once instead of kernel by kernel.
 
 The rows of a step are padded up to the next of a few widths. Padding rows are new streams in a scratch slot behind the
 real ones, which belongs to nobody. Everything a step needs is copied into buffers that stay where they are.
@@ -80,22 +79,22 @@ class GraphedSteps:
         self._codec.rings.count(slots, self._codec.positions_per_frame)
 
     def record(self) -> None:
-        """Record a graph of every width, the widest first, so that all of them fit into its memory.
+        """Run a step of every width, and on a GPU record it; the widest first, whose memory then serves the others.
 
-        Their rows are the scratch slot's: no stream notices. Does nothing on a CPU, which has no graphs.
+        All rows are the scratch slot's: no stream notices.
         """
-        if self._device.type != "cuda":
-            return
-        pool = torch.cuda.graph_pool_handle()
+        pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         for width in reversed(self._widths):
             self._fill(np.zeros(0, np.int64), np.zeros((0, FRAME_SAMPLES), np.float32), width)
             self._compute(width)  # compiles kernels and makes workspaces, which a recording must not
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                outputs = self._compute(width)
-            self._graphs[width] = graph, outputs
-        torch.cuda.empty_cache()  # graphs have memory of their own; what the first runs used is free again
+            if pool is not None:
+                torch.cuda.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, pool=pool):
+                    outputs = self._compute(width)
+                self._graphs[width] = graph, outputs
+        if pool is not None:
+            torch.cuda.empty_cache()  # graphs have memory of their own; what the first runs used is free again
 
     def _buffers(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """A buffer on the host, from which or to which copies run by themselves, and one on the device."""
