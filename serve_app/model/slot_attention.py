@@ -16,7 +16,7 @@ BLOCK = 32
 """Positions that a program reads at a time: what leaves several programs room on one multiprocessor."""
 
 PROGRAMS = 1024
-"""Programs that a launch should have at least: several for each of the 132 multiprocessors of a large GPU. Not tuned."""
+"""Programs that a launch should have at least, not tuned: several for each multiprocessor of a large GPU (132)."""
 
 
 def attend(
