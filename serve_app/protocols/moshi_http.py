@@ -20,6 +20,9 @@ from serve_app.transcript import Word
 
 PATH = "/api/asr-streaming"
 
+NAME = "moshi_http"
+"""What metrics and logs call this dialect."""
+
 _BUILD_FIELDS = (
     "build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash", "git_describe",
     "rustc_host_triple", "rustc_version", "cargo_target_triple",
@@ -32,12 +35,13 @@ async def transcribe(request: Request, host: Host, max_seconds: float) -> Respon
     try:
         file = await _body(request, host.settings.max_message_bytes)
         credential, wait_s = request.headers.get("authorization", ""), host.settings.max_wait_seconds
-        async with aclosing(recognise(file, credential, host, max_seconds, wait_s=wait_s)) as events:
+        async with aclosing(recognise(file, credential, host, max_seconds, dialect=NAME, wait_s=wait_s)) as events:
             async for event in events:
                 if isinstance(event, Word):
                     words.append({"type": "Word", "text": event.text, "start_time": event.start_s})
                     words.append({"type": "EndWord", "stop_time": event.end_s})
     except SpeechError as error:
+        host.count_unusable(NAME, error)
         retry = {"Retry-After": f"{error.retry_after_s:.0f}"} if error.retry_after_s is not None else {}
         return JSONResponse({"type": "Error", "message": error.message}, error.http_status, headers=retry)
     return JSONResponse(words)

@@ -6,8 +6,9 @@ from typing import BinaryIO
 
 from serve_app.audio.upload import decode_upload
 from serve_app.errors import ServiceRestarting, SpeechError
-from serve_app.protocols.conversation import LEFT, Host
+from serve_app.protocols.conversation import Host
 from serve_app.session.core import Event
+from serve_app.session.registry import LEFT
 from serve_app.session.session import Session
 from serve_app.speech import SAMPLE_RATE_HZ
 from serve_app.telemetry import get_logger, session_context
@@ -31,6 +32,7 @@ async def recognise(
     host: Host,
     max_seconds: float,
     *,
+    dialect: str,
     wait_s: float = 0.0,
     on_audio: Callable[[float], None] = lambda seconds: None,
 ) -> AsyncGenerator[Event]:
@@ -39,7 +41,7 @@ async def recognise(
     `on_audio` is told how many seconds of audio have been taken: 0 when the slot is there, and then again and again.
     The slot is given back when the iteration ends, however it does: use `contextlib.aclosing`. Iterate in one task.
     """
-    seat = host.registry.new(credential)
+    seat = host.registry.new(credential, dialect)
     outcome = LEFT  # nobody can come back to it, so the vault is not told of it either
     feeding: asyncio.Task[None] | None = None
     try:
