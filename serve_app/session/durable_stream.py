@@ -141,7 +141,7 @@ class DurableStream:
     @property
     def standing(self) -> Standing:
         """Where the stream is now."""
-        return "moving" if self._moving else "live" if self._hold else "parked"
+        return "moving" if self._moving else "live" if self._slot else "parked"
 
     async def open(self) -> None:
         """Take a slot. Raises ModelNotReady, AtCapacity or EngineLost."""
