@@ -9,7 +9,6 @@ from serve_app.cli.figures import Scrape, figures, quantile
 from serve_app.telemetry import EngineMetrics, IngressMetrics, buckets
 from serve_app.telemetry.board import ENGINE, INGRESS, Board, Report, Source
 from serve_app.telemetry.exposition import merged, render
-from serve_app.telemetry.publisher import Publisher
 
 LOAD = {
     "slots": 32, "slots_used": 5, "headroom": 0.4, "step_p50_seconds": 0.02, "step_p95_seconds": 0.048,
@@ -84,10 +83,3 @@ def test_a_quantile_lies_in_the_bucket_of_the_number_that_it_estimates(numbers, 
     lower = max((bound for bound in buckets.WORDS if bound < upper), default=0.0)
     assert found is not None
     assert lower <= found <= upper
-
-
-def test_a_replica_posts_its_own_cpu_and_memory():
-    metrics = IngressMetrics(CollectorRegistry())
-    Publisher(Source(INGRESS, "one"), metrics.registry, board=None)
-    text = render(merged([Report(Source(INGRESS, "one"), tuple(metrics.registry.collect()))]))[0].decode()
-    assert Scrape(text, 0.0).sum("process_resident_memory_bytes") > 1_000_000

@@ -25,7 +25,7 @@ class EngineMetrics:
         self.batch_size = Histogram(
             "stt_engine_batch_size", "Streams in one step of the model.", buckets=buckets.STREAMS, registry=registry
         )
-        self.links = Gauge("stt_engine_links", "Ingress replicas that are connected.", registry=registry)
+        self.links = Gauge("stt_engine_links", "Connections that ingress replicas hold.", registry=registry)
         self.link_bytes_total = Counter(
             "stt_engine_link_bytes_total",
             "Traffic of the links, by direction as the engine sees it: in, out.",
