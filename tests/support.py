@@ -211,11 +211,11 @@ class LocalBoard:
         self._check()
         self.board.leave(source)
 
-    async def read(self) -> list[Report]:
+    async def exchange(self, report: Report) -> list[Report]:
         self._check()
         for service, _ in self._engines.engines:
             self.board.post(Report(Source(ENGINE, service.name), tuple(service.metrics.registry.collect())))
-        return self.board.read()
+        return self.board.exchange(report)
 
     def _check(self) -> None:
         if not self.available:

@@ -55,6 +55,14 @@ def test_who_stops_and_who_is_lost():
     assert own(board)["engine", "started"] == 2
 
 
+def test_a_report_that_was_overtaken_does_not_replace_a_later_one():
+    board = Board(Clock())
+    families = report(ONE).families
+    board.post(Report(ONE, families, 2))
+    board.post(Report(ONE, families, 1))
+    assert [reported.number for reported in board.exchange(Report(TWO, families, 1)) if reported.source] == [2, 1]
+
+
 def test_everything_that_may_rise_is_there_before_it_does():
     families = Board(Clock()).read()[-1].families
     assert [len(family.samples) for family in families] == [2, 6]

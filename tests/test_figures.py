@@ -49,10 +49,14 @@ def test_a_counter_that_began_anew_and_one_that_is_gone_are_no_fall():
     for metrics in replicas.ingresses.values():
         metrics.words_total.inc(100)
     before = replicas.scrape(0.0)
+    replicas.ingresses["one"].word_delay_seconds.observe(7.0)
+    before_delays = replicas.scrape(1.0)
     del replicas.ingresses["one"]
     replicas.ingresses["two"] = IngressMetrics(CollectorRegistry())
     replicas.ingresses["two"].words_total.inc(20)
+    replicas.ingresses["two"].word_delay_seconds.observe(0.6)
     assert figures(replicas.scrape(10.0), before).per_s["words"] == 2.0
+    assert figures(replicas.scrape(10.0), before_delays).word_delay_s["p99"] < 0.65
 
 
 def test_delays_are_those_since_the_last_look():

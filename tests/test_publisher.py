@@ -49,6 +49,20 @@ async def test_each_tells_of_both_its_own_as_it_is_now(engines):
     await second.stop()
 
 
+async def test_counters_never_fall_whoever_is_asked(engines):
+    """Prometheus would take a fall for a restart, and add all of it to the rate."""
+    board = LocalBoard(engines)
+    (one, first), (_, second) = replica("one", board), replica("two", board)
+    first.start()
+    second.start()
+    await asyncio.sleep(0)
+    one.words_total.inc(5)
+    for asked in (first, second, first, second):
+        assert values(await asked.everybody(), "stt_words_total", "replica")["one"] == 5
+    await first.stop()
+    await second.stop()
+
+
 async def test_without_the_board_each_is_alone_until_it_is_back(engines):
     board = LocalBoard(engines)
     board.available = False

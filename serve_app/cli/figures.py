@@ -2,12 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+Series = dict[frozenset[tuple[str, str]], float]
+"""A metric's samples by their labels."""
 
 
 class Scrape:
@@ -16,22 +19,40 @@ class Scrape:
     def __init__(self, text: str, at: float) -> None:
         """`at` is when they were read, in seconds. Raises ValueError where that is no text of Prometheus'."""
         self.at = at
-        self._samples: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
+        self._metrics: dict[str, Series] = defaultdict(dict)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                self._samples[sample.name].append((sample.labels, sample.value))
+                self._metrics[sample.name][frozenset(sample.labels.items())] = sample.value
 
     def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
         """The sums of a metric's samples with these labels, by another label."""
         sums: dict[str, float] = defaultdict(float)
-        for found, value in self._samples.get(name, ()):
-            if all(found.get(key) == wanted for key, wanted in labels.items()):
-                sums[found.get(label, "")] += value
+        for found, value in self._metrics.get(name, {}).items():
+            if labels.items() <= found:
+                sums[dict(found).get(label, "")] += value
         return dict(sums)
 
     def sum(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels."""
         return sum(self.by("", name, **labels).values())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all replicas are in it."""
+        return self.sum("stt_metrics_complete") == 1
+
+    def since(self, before: "Scrape") -> "Scrape":
+        """How much each sample has risen, `at` being the seconds it took.
+
+        A sample that has fallen, or is new, began anew; one that is gone is not there.
+        """
+        rises = Scrape("", self.at - before.at)
+        for name, series in self._metrics.items():
+            old = before._metrics.get(name, {})
+            for labels, value in series.items():
+                start = old.get(labels, 0.0)
+                rises._metrics[name][labels] = value - start if value >= start else value
+        return rises
 
 
 @dataclass(frozen=True)
@@ -85,90 +106,54 @@ class Figures:
 
 def figures(now: Scrape, before: Scrape | None = None) -> Figures:
     """Delays and rates are those since `before`; without it, delays are those of all time, and there are no rates."""
+    rises = now.since(before) if before and now.at > before.at else None
     headrooms = now.by("replica", "stt_engine_headroom")
-    refused = _rates(now, before, "reason", "stt_refusals_total")
+    refused = rises.by("reason", "stt_refusals_total") if rises else {}
     return Figures(
-        complete=now.sum("stt_metrics_complete") == 1,
+        complete=now.is_complete,
         sessions={state: int(count) for state, count in now.by("state", "stt_sessions_open").items()},
         slots=int(now.sum("stt_engine_slots")),
         slots_used=int(now.sum("stt_engine_slots_used")),
         headroom=min(headrooms.values(), default=None),
-        word_delay_s=_quantiles(now, before, "stt_word_delay_seconds"),
-        first_token_s=_quantiles(now, before, "stt_first_token_seconds"),
-        per_s={
-            name: _rate(now, before, metric)
-            for name, metric in (
-                ("words", "stt_words_total"),
-                ("sessions", "stt_sessions_total"),
-                ("moves", "stt_moves_total"),
-            )
-        },
-        refused_per_s={reason: rate for reason, rate in refused.items() if rate},
+        word_delay_s=_quantiles(rises or now, "stt_word_delay_seconds"),
+        first_token_s=_quantiles(rises or now, "stt_first_token_seconds"),
+        per_s={name: _rate(rises, f"stt_{name}_total") for name in ("words", "sessions", "moves")},
+        refused_per_s={reason: count / rises.at for reason, count in refused.items() if count and rises},
         lost_replicas=int(now.sum("stt_replica_events_total", event="lost")),
-        engines=_engines(now, before, headrooms),
-        ingresses=_ingresses(now, before),
+        engines={name: _engine(name, now, rises) for name in sorted(headrooms)},
+        ingresses={name: _ingress(name, now, rises) for name in sorted(now.by("replica", "stt_sessions_open"))},
     )
 
 
-def _engines(now: Scrape, before: Scrape | None, headrooms: Mapping[str, float]) -> dict[str, EngineFigures]:
-    gauges = {
-        name: now.by("replica", f"stt_engine_{name}")
-        for name in ("slots", "slots_used", "step_p50_seconds", "step_p95_seconds", "batch_size_mean")
-    }
-    return {
-        replica: EngineFigures(
-            slots=int(gauges["slots"].get(replica, 0)),
-            slots_used=int(gauges["slots_used"].get(replica, 0)),
-            headroom=headroom,
-            step_p50_s=gauges["step_p50_seconds"].get(replica, 0.0),
-            step_p95_s=gauges["step_p95_seconds"].get(replica, 0.0),
-            batch_size=gauges["batch_size_mean"].get(replica, 0.0),
-            frames_per_s=_rate(now, before, "stt_engine_frames_total", replica=replica),
-            cpu_cores=_rate(now, before, "process_cpu_seconds_total", replica=replica),
-        )
-        for replica, headroom in sorted(headrooms.items())
-    }
+def _engine(replica: str, now: Scrape, rises: Scrape | None) -> EngineFigures:
+    return EngineFigures(
+        slots=int(now.sum("stt_engine_slots", replica=replica)),
+        slots_used=int(now.sum("stt_engine_slots_used", replica=replica)),
+        headroom=now.sum("stt_engine_headroom", replica=replica),
+        step_p50_s=now.sum("stt_engine_step_p50_seconds", replica=replica),
+        step_p95_s=now.sum("stt_engine_step_p95_seconds", replica=replica),
+        batch_size=now.sum("stt_engine_batch_size_mean", replica=replica),
+        frames_per_s=_rate(rises, "stt_engine_frames_total", replica=replica),
+        cpu_cores=_rate(rises, "process_cpu_seconds_total", replica=replica),
+    )
 
 
-def _ingresses(now: Scrape, before: Scrape | None) -> dict[str, IngressFigures]:
-    memory = now.by("replica", "process_resident_memory_bytes", deployment="ingress")
-    return {
-        replica: IngressFigures(
-            sessions=int(sessions),
-            words_per_s=_rate(now, before, "stt_words_total", replica=replica),
-            cpu_cores=_rate(now, before, "process_cpu_seconds_total", replica=replica),
-            memory_bytes=int(memory.get(replica, 0)),
-        )
-        for replica, sessions in sorted(now.by("replica", "stt_sessions_open").items())
-    }
+def _ingress(replica: str, now: Scrape, rises: Scrape | None) -> IngressFigures:
+    return IngressFigures(
+        sessions=int(now.sum("stt_sessions_open", replica=replica)),
+        words_per_s=_rate(rises, "stt_words_total", replica=replica),
+        cpu_cores=_rate(rises, "process_cpu_seconds_total", replica=replica),
+        memory_bytes=int(now.sum("process_resident_memory_bytes", replica=replica)),
+    )
 
 
-def _rates(now: Scrape, before: Scrape | None, label: str, name: str, **labels: str) -> dict[str, float]:
-    """A counter's rise in each second, by a label; a counter that has fallen began anew. Empty without `before`."""
-    if before is None or now.at <= before.at:
-        return {}
-    old = before.by(label, name, **labels)
-    return {
-        value: _rise(count, old.get(value, 0.0)) / (now.at - before.at)
-        for value, count in now.by(label, name, **labels).items()
-    }
+def _rate(rises: Scrape | None, name: str, **labels: str) -> float | None:
+    return rises.sum(name, **labels) / rises.at if rises else None
 
 
-def _rate(now: Scrape, before: Scrape | None, name: str, **labels: str) -> float | None:
-    # By replica: one that has gone, with its count, must not look like a fall of the sum.
-    rates = _rates(now, before, "replica", name, **labels)
-    return sum(rates.values()) if before else None
-
-
-def _rise(count: float, old: float) -> float:
-    return count - old if count >= old else count
-
-
-def _quantiles(now: Scrape, before: Scrape | None, name: str) -> dict[str, float | None]:
-    buckets = now.by("le", f"{name}_bucket")
-    old = before.by("le", f"{name}_bucket") if before else {}
-    rises = sorted((float(bound), _rise(count, old.get(bound, 0.0))) for bound, count in buckets.items())
-    return {label: quantile(rises, share) for label, share in QUANTILES.items()}
+def _quantiles(scrape: Scrape, name: str) -> dict[str, float | None]:
+    buckets = sorted((float(bound), count) for bound, count in scrape.by("le", f"{name}_bucket").items())
+    return {label: quantile(buckets, share) for label, share in QUANTILES.items()}
 
 
 def quantile(buckets: list[tuple[float, float]], share: float) -> float | None:

@@ -64,7 +64,9 @@ class Watched:
             now = Scrape(text, time.monotonic())
         except ValueError as error:
             raise ConnectionRefused(f"{self.address}/metrics: expected metrics, got {error}") from None
-        seen, self._before = figures(now, self._before), now
+        seen = figures(now, self._before)
+        if now.is_complete:  # else the others would seem to begin anew at the next look
+            self._before = now
         return seen
 
     def _get(self, path: str) -> httpx.Response:

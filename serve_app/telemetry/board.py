@@ -36,6 +36,8 @@ class Report(NamedTuple):
 
     source: Source | None
     families: tuple[Metric, ...]
+    number: int = 0
+    """How many reports the replica had made before: what is on its way must not replace a later one."""
 
 
 class BoardUnavailable(Exception):
@@ -51,8 +53,8 @@ class BoardClient(Protocol):
     async def leave(self, source: Source) -> None:
         """See `Board.leave`. Raises BoardUnavailable."""
 
-    async def read(self) -> list[Report]:
-        """See `Board.read`. Raises BoardUnavailable."""
+    async def exchange(self, report: Report) -> list[Report]:
+        """See `Board.exchange`. Raises BoardUnavailable."""
 
 
 class Board:
@@ -70,14 +72,26 @@ class Board:
         """Take a replica's report in place of its last one."""
         assert report.source, "only the board has nothing to sign with"
         self.used_at = time.monotonic()
-        if report.source not in self._reports:
+        _, last = self._reports.get(report.source, (0.0, None))
+        if last is None:
             self._events[report.source.deployment, "started"] += 1
+        elif last.number > report.number:
+            return
         self._reports[report.source] = (self._clock(), report)
 
     def leave(self, source: Source) -> None:
         """The replica is being stopped."""
         if self._reports.pop(source, None):
             self._events[source.deployment, "stopped"] += 1
+
+    def exchange(self, report: Report) -> list[Report]:
+        """Take a replica's report and answer with all of them.
+
+        Whoever tells others what it counts must do it this way: were its numbers not on the board, the next one asked
+        would tell older ones, and a counter that falls looks like a restart.
+        """
+        self.post(report)
+        return self.read()
 
     def read(self) -> list[Report]:
         """The latest report of every replica that is there, and what became of the others."""

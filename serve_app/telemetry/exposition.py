@@ -12,7 +12,7 @@ from serve_app.telemetry.board import Report
 def merged(reports: Sequence[Report]) -> list[Metric]:
     """One family of each name; its samples say whose they are, by the labels `deployment` and `replica`."""
     families: dict[str, Metric] = {}
-    for source, reported in reports:
+    for source, reported, _ in reports:
         whose = source._asdict() if source else {}
         for family in reported:
             into = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))

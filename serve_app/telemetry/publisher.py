@@ -20,6 +20,7 @@ class Publisher:
         self._source = source
         self._registry = registry
         self._board = board
+        self._reports = 0
         self._available = True
         self._task: asyncio.Task[None] | None = None
         ProcessCollector(registry=registry)
@@ -40,19 +41,21 @@ class Publisher:
 
     async def everybody(self) -> list[Metric]:
         """The metrics of all replicas: this one's as they are now, the others' as they were at most seconds ago."""
+        own = self._report()
         try:
-            posted = await self._board.read()
+            reports = await self._board.exchange(own)
+            is_complete = True
         except BoardUnavailable as error:
             _log.warning("metrics of this replica alone: the others' cannot be read", reason=str(error))
-            posted = []
-        others = [report for report in posted if report.source != self._source]
-        is_complete = GaugeMetricFamily(
-            "stt_metrics_complete", "1 if these are the metrics of all replicas, 0 if only this one's.", bool(posted)
+            reports, is_complete = [own], False
+        complete = GaugeMetricFamily(
+            "stt_metrics_complete", "1 if these are the metrics of all replicas, 0 if only this one's.", is_complete
         )
-        return merged([self._report(), *others, Report(None, (is_complete,))])
+        return merged([*reports, Report(None, (complete,))])
 
     def _report(self) -> Report:
-        return Report(self._source, tuple(self._registry.collect()))
+        self._reports += 1
+        return Report(self._source, tuple(self._registry.collect()), self._reports)
 
     async def _post_for_ever(self) -> None:
         while True:

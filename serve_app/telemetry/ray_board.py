@@ -22,9 +22,9 @@ class BoardActor:
         """See `Board.leave`."""
         self._board.leave(source)
 
-    async def read(self) -> list[Report]:
-        """See `Board.read`."""
-        return self._board.read()
+    async def exchange(self, report: Report) -> list[Report]:
+        """See `Board.exchange`."""
+        return self._board.exchange(report)
 
 
 class RayBoard:
@@ -42,9 +42,9 @@ class RayBoard:
         """See `Board.leave`. Raises BoardUnavailable."""
         await self._call("leave", source)
 
-    async def read(self) -> list[Report]:
-        """See `Board.read`. Raises BoardUnavailable."""
-        reports: list[Report] = await self._call("read")
+    async def exchange(self, report: Report) -> list[Report]:
+        """See `Board.exchange`. Raises BoardUnavailable."""
+        reports: list[Report] = await self._call("exchange", report)
         return reports
 
     async def _call(self, method: str, *arguments: object) -> Any:
