@@ -43,6 +43,8 @@ class FrameResult(NamedTuple):
     """Probability of a pause of 0.5, 1, 2 and 3 s; empty where the checkpoint has no pause heads."""
     codes: NDArray[np.int16]
     """The frame's audio codes, int16 [codebooks]."""
+    engine_seconds: float = 0.0
+    """Time from the frame's arrival at the engine to the end of its step."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class FrameResults:
     """Audio codes, int16 [n, codebooks]."""
     pauses: NDArray[np.float32]
     """Pause probabilities, float32 [n, heads]."""
+    engine_seconds: NDArray[np.float32]
+    """Time from each frame's arrival at the engine to the end of its step, float32 [n]."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from serve_app.session.vault import Answer, Checkpoint, Saved, Vault, VaultUnava
 from serve_app.settings import EngineSettings, LinkSettings
 from serve_app.speech import FRAME_SAMPLES, FrameResult, History, ModelInfo
 from serve_app.telemetry import IngressMetrics
+from serve_app.telemetry.board import ENGINE, INGRESS, Board, BoardUnavailable, Report, Source
+from serve_app.telemetry.publisher import Publisher
 
 PROJECT = Path(__file__).parent.parent
 SAMPLES = PROJECT / "configs" / "samples"
@@ -196,11 +198,41 @@ class LocalVault:
             raise VaultUnavailable("nobody answers")
 
 
+class LocalBoard:
+    """A board in this process, to which engines in this process post whenever it is read; it can be cut off."""
+
+    def __init__(self, engines: DirectEngines) -> None:
+        self.board = Board()
+        self.available = True
+        self._engines = engines
+
+    async def post(self, report: Report) -> None:
+        self._check()
+        self.board.post(report)
+
+    async def leave(self, source: Source) -> None:
+        self._check()
+        self.board.leave(source)
+
+    async def exchange(self, report: Report) -> list[Report]:
+        self._check()
+        for service, _ in self._engines.engines:
+            self.board.post(Report(Source(ENGINE, service.name), tuple(service.metrics.registry.collect())))
+        return self.board.exchange(report)
+
+    def _check(self) -> None:
+        if not self.available:
+            raise BoardUnavailable("nobody answers")
+
+
 class Service:
     """A running ingress."""
 
-    def __init__(self, port: int, engines: DirectEngines, metrics: IngressMetrics, ingress: Ingress) -> None:
+    def __init__(
+        self, port: int, engines: DirectEngines, metrics: IngressMetrics, ingress: Ingress, board: LocalBoard
+    ) -> None:
         self.port = port
+        self.board = board
         self.ingress = ingress
         self.engines = engines
         self.metrics = metrics
@@ -217,12 +249,13 @@ class Service:
         return f"ws://127.0.0.1:{self.port}{path}"
 
     def outcomes(self, code: str) -> float:
-        return self.metrics.registry.get_sample_value("stt_sessions_total", {"outcome": code}) or 0.0
+        samples = next(family for family in self.metrics.sessions_total.collect()).samples
+        return sum(s.value for s in samples if s.name.endswith("_total") and s.labels["outcome"] == code)
 
     async def wait_until_empty(self) -> None:
         """Every slot is free again, and no session open."""
         async with asyncio.timeout(10):
-            while self.engines.slots_used() or self.metrics.registry.get_sample_value("stt_sessions_open"):
+            while self.engines.slots_used() or len(self.ingress.sessions):
                 await asyncio.sleep(0.01)
 
 
@@ -239,8 +272,11 @@ async def answers_until_close(connection: ClientConnection) -> list[str | bytes]
 @asynccontextmanager
 async def serving(engines: DirectEngines, vault: LocalVault | None = None, **args) -> AsyncIterator[Service]:
     settings = settings_module.from_args(args, environ={})
-    metrics = IngressMetrics(CollectorRegistry(), engines.loads)
-    ingress = Ingress(settings, engines, vault or LocalVault(settings.session.resume_window_seconds), metrics)
+    vault = vault or LocalVault(settings.session.resume_window_seconds)
+    metrics = IngressMetrics(CollectorRegistry())
+    board = LocalBoard(engines)
+    publisher = Publisher(Source(INGRESS, "ingress-1"), metrics.registry, board)
+    ingress = Ingress(settings, engines, vault, metrics, publisher)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(BoundedConfig(ingress.application(), log_level="warning", lifespan="on"))
     running = asyncio.create_task(server.serve([listener]))
@@ -248,7 +284,7 @@ async def serving(engines: DirectEngines, vault: LocalVault | None = None, **arg
         while not server.started:
             await asyncio.sleep(0.01)
     try:
-        yield Service(listener.getsockname()[1], engines, metrics, ingress)
+        yield Service(listener.getsockname()[1], engines, metrics, ingress, board)
     finally:
         server.should_exit = True
         await running

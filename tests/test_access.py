@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 import websockets
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -19,7 +20,7 @@ from serve_app import client
 from serve_app import settings as settings_module
 from serve_app.ingress.access import Access
 from serve_app.settings import key_digest
-from serve_app.telemetry import configure_logging
+from serve_app.telemetry import IngressMetrics, configure_logging
 from tests.support import Service, serving
 
 KEY, OTHER, PAIR = (secrets.token_urlsafe(32) for _ in range(3))
@@ -162,7 +163,9 @@ async def test_a_key_has_so_many_requests_running():
         await over.wait()
         return PlainTextResponse(request.headers["authorization"])
 
-    access = Access(settings_module.from_args({"auth": {"keys": KEYS}}, environ={}), b"s" * 32)
+    access = Access(
+        settings_module.from_args({"auth": {"keys": KEYS}}, environ={}), b"s" * 32, IngressMetrics(CollectorRegistry())
+    )
     app = Starlette(routes=[Route("/slow", slow)], middleware=access.middleware())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as http:
         first = asyncio.create_task(http.get("/slow", headers=BEARER))

@@ -57,8 +57,7 @@ class Beside:
         async with asyncio.timeout(10):
             while (kind := json.loads(await self._connection.recv())["type"]) != "flushed":
                 assert kind in ("token", "vad_end", "ping"), kind
-            registry = self.service.metrics.registry
-            while self.service.engines.slots_used() != 1 or registry.get_sample_value("stt_sessions_open") != 1:
+            while self.service.engines.slots_used() != 1 or len(self.service.ingress.sessions) != 1:
                 await asyncio.sleep(0.005)
         before, self._failures = self._failures, sum(self.service.outcomes(code) for code in SERVER_FAILURES)
         assert self._failures == before

@@ -89,6 +89,7 @@ def results(*rows: tuple[int, int, int]) -> FrameResults:
     return FrameResults(
         streams.astype(np.int64), indices.astype(np.int32), tokens.astype(np.int32),
         np.full((count, 8), 11, np.int16), np.full((count, 4), 0.5, np.float32),
+        np.full(count, 0.25, np.float32),
     )  # fmt: skip
 
 
@@ -245,7 +246,14 @@ async def test_frames_beyond_the_window_end_that_ingress_only(engine, client):
         b"\xff\xff\xff\xff",
         (5).to_bytes(4, "big") + b"hello",
         b"GET / HTTP/1.1\r\nHost: engine\r\n\r\n",
-        encode(FrameResults(*(np.zeros(0, np.int64),) * 3, np.zeros((0, 0), np.int16), np.zeros((0, 0), np.float32))),
+        encode(
+            FrameResults(
+                *(np.zeros(0, np.int64),) * 3,
+                np.zeros((0, 0), np.int16),
+                np.zeros((0, 0), np.float32),
+                np.zeros(0, np.float32),
+            )
+        ),
         (2**31).to_bytes(4, "big") + bytes(100),
     ],
     ids=["length", "not msgpack", "http", "results from an ingress", "too long"],

@@ -34,9 +34,10 @@ MESSAGES = [
         np.array([3, 35], np.int32),
         np.arange(16, dtype=np.int16).reshape(2, 8),
         np.array([[0.1] * 4, [0.9] * 4], np.float32),
+        np.array([0.25, 0.5], np.float32),
     ),
     FrameResults(STREAMS, np.zeros(2, np.int32), np.zeros(2, np.int32), np.zeros((2, 8), np.int16),
-                  np.zeros((2, 0), np.float32)),
+                  np.zeros((2, 0), np.float32), np.zeros(2, np.float32)),
     Failed([5, 6], "step_failed", "the model failed"),
     LoadReport({"slots": 8, "headroom": 0.5}),
 ]  # fmt: skip

@@ -71,4 +71,4 @@ async def test_what_is_held_is_seen(engines):
         assert now["session_tasks"] >= 1
         async with httpx.AsyncClient() as http:
             metrics = (await http.get(f"http://127.0.0.1:{service.port}/metrics")).text
-        assert "stt_ingress_leases 1.0" in metrics
+        assert 'stt_ingress_leases{deployment="ingress",replica="ingress-1"} 1.0' in metrics

@@ -1,4 +1,4 @@
-"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt smoke`, `stt keys`, `stt plan`, `stt demo`."""
+"""The `stt` command: `stt transcribe`, `mic`, `serve`, `top`, `smoke`, `keys`, `plan`, `demo`."""
 
 import typer
 
@@ -8,6 +8,7 @@ from serve_app.cli.mic import mic
 from serve_app.cli.plan import plan
 from serve_app.cli.serve import serve
 from serve_app.cli.smoke import smoke
+from serve_app.cli.top import top
 from serve_app.cli.transcribe import transcribe
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command()(mic)
 app.command()(serve)
+app.command()(top)
 app.command()(smoke)
 app.command()(plan)
 app.command()(demo)

@@ -12,13 +12,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
 
 from serve_app.engine.queues import FrameQueues
 from serve_app.engine.step_times import StepTimes
 from serve_app.errors import AtCapacity, SpeechError, StepFailed
 from serve_app.settings import EngineSettings
 from serve_app.speech import FRAME_SECONDS, FrameResults, History, ModelInfo
-from serve_app.telemetry import get_logger
+from serve_app.telemetry import EngineMetrics, get_logger
 
 SLOT_BITS = 20
 """Low bits of a stream id that hold the slot; the rest counts the slot's uses."""
@@ -96,8 +97,11 @@ class Batcher:
         on_results: Callable[[FrameResults], None],
         on_failure: Callable[[list[int], SpeechError], None],
         settings: EngineSettings,
+        metrics: EngineMetrics | None = None,
     ) -> None:
+        """`metrics` count the steps, for whoever wants to know."""
         self._model = model
+        self._metrics = metrics or EngineMetrics(CollectorRegistry())
         self._settings = settings
         self._on_results = on_results
         self._on_failure = on_failure
@@ -278,12 +282,20 @@ class Batcher:
                     self._wake.wait(wait)
                     continue
                 slots = np.sort(np.concatenate([live, backlog[: self._backlog_limit]]))
+                arrivals = self._queues.arrivals(slots)
                 frames = self._queues.take(slots)
                 indices = self._next_frame[slots]
                 self._next_frame[slots] += 1
                 fresh, self._to_reset = np.array(self._to_reset, dtype=np.int64), []
                 return _Batch(
-                    slots, self._streams_of(slots), indices, frames, fresh, self._streams_of(fresh), len(backlog) > 0
+                    slots,
+                    self._streams_of(slots),
+                    indices,
+                    frames,
+                    arrivals,
+                    fresh,
+                    self._streams_of(fresh),
+                    len(backlog) > 0,
                 )
             return None
 
@@ -300,7 +312,7 @@ class Batcher:
             return 0.0
         # An idle model need not wait at all; the busier it is, the more a shared step saves.
         wait = self._settings.max_wait_seconds * self._times.busy_share(now)
-        return self._queues.oldest_arrival(live) + wait - now
+        return float(self._queues.arrivals(live).min()) + wait - now
 
     def _step(self, batch: "_Batch") -> None:
         if len(batch.fresh):
@@ -321,11 +333,15 @@ class Batcher:
         self._failed_in_a_row["step"] = 0
         with self._wake:
             self._times.add(end, end - start, len(batch.slots))
+        self._metrics.note_step(start - batch.arrivals, end - start)
         if batch.has_backlog:
             too_long = end - start > self._settings.backlog_step_seconds
             limit = self._backlog_limit // 2 if too_long else self._backlog_limit + 1
             self._backlog_limit = min(max(1, limit), self._model.slots)
-        self._on_results(FrameResults(batch.streams, batch.indices, output.tokens, output.codes, output.pauses))
+        engine_seconds = (end - batch.arrivals).astype(np.float32)
+        self._on_results(
+            FrameResults(batch.streams, batch.indices, output.tokens, output.codes, output.pauses, engine_seconds)
+        )
 
     def _fail(self, streams: NDArray[np.int64], what: str, error: Exception) -> None:
         """The model failed: the state of these streams is unknown, so they end; nobody else does."""
@@ -396,6 +412,7 @@ class _Batch(NamedTuple):
     streams: NDArray[np.int64]
     indices: NDArray[np.int32]
     frames: NDArray[np.float32]
+    arrivals: NDArray[np.float64]
     fresh: NDArray[np.int64]
     fresh_streams: NDArray[np.int64]
     has_backlog: bool

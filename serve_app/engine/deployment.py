@@ -1,17 +1,22 @@
 """The engine as a Ray Serve deployment: a thin shell that turns leases into streaming calls."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import ray
+from prometheus_client import CollectorRegistry
 from ray import serve
 
 from serve_app.errors import AtCapacity
 from serve_app.link.messages import Grant, Refusal
 from serve_app.settings import Settings
 from serve_app.speech import History, ModelInfo
-from serve_app.telemetry import configure_logging, get_logger
+from serve_app.telemetry import EngineMetrics, configure_logging, get_logger
+from serve_app.telemetry.board import ENGINE, Source
+from serve_app.telemetry.publisher import Publisher
+from serve_app.telemetry.ray_board import RayBoard
 
 if TYPE_CHECKING:
     from serve_app.engine.service import EngineService
@@ -32,9 +37,14 @@ class Engine:
         """Load the model; Serve counts the replica as started when this is through. Raises CheckpointError."""
         configure_logging(settings.log_level, settings.log_format)
         name = serve.get_replica_context().replica_id.unique_id
-        self._service = await asyncio.to_thread(_load, settings, name)
+        metrics = EngineMetrics(CollectorRegistry())
+        started_at = time.monotonic()
+        self._service = await asyncio.to_thread(_load, settings, name, metrics)
+        metrics.start_seconds.labels("model").set(time.monotonic() - started_at)
         host = ray.util.get_node_ip_address() if settings.link.host == "auto" else settings.link.host
         await self._service.start(host, settings.link.port)
+        self._publisher = Publisher(Source(ENGINE, name), metrics.registry, RayBoard(settings.app_name))
+        self._publisher.start()
 
     async def describe(self) -> ModelInfo:
         """Facts about the loaded model."""
@@ -69,11 +79,14 @@ class Engine:
         """Serve awaits this when the replica is stopped gracefully."""
         if hasattr(self, "_service"):  # the constructor may have failed
             await self._service.stop()
+        if hasattr(self, "_publisher"):
+            await self._publisher.stop()
 
 
-def _load(settings: Settings, name: str) -> "EngineService":
+def _load(settings: Settings, name: str, metrics: EngineMetrics) -> "EngineService":
     # Here, not at the top of the file: whoever builds the application needs no torch for it.
     from serve_app.engine.loading import load_model
     from serve_app.engine.service import EngineService
 
-    return EngineService(load_model(settings), name=name, engine=settings.engine, link=settings.link)
+    model = load_model(settings)
+    return EngineService(model, name=name, engine=settings.engine, link=settings.link, metrics=metrics)

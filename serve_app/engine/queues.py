@@ -62,9 +62,10 @@ class FrameQueues:
         backlog = slots[~live]
         return slots[live], backlog[np.argsort(self._last_taken[backlog], kind="stable")]
 
-    def oldest_arrival(self, slots: NDArray[np.int64]) -> float:
-        """When the longest-waiting first frame of these slots came."""
-        return float(self._arrival[slots, self._head[slots]].min())
+    def arrivals(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
+        """When the first frame of each of these slots came."""
+        arrivals: NDArray[np.float64] = self._arrival[slots, self._head[slots]]
+        return arrivals
 
     def recently_fed(self, eligible: NDArray[np.bool_], since: float) -> int:
         """How many of the eligible slots received a frame since then: those worth waiting for."""

@@ -5,13 +5,15 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prometheus_client import CollectorRegistry
+
 from serve_app.engine.batcher import Batcher, Model
 from serve_app.errors import SpeechError
 from serve_app.link.messages import Grant
 from serve_app.link.server import LinkServer
 from serve_app.settings import EngineSettings, LinkSettings
 from serve_app.speech import FrameResults, History, ModelInfo
-from serve_app.telemetry import get_logger
+from serve_app.telemetry import EngineMetrics, get_logger
 
 _log = get_logger(__name__)
 
@@ -32,12 +34,34 @@ class Lease:
 class EngineService:
     """Serves one model to any number of ingress replicas. Start and use it in one event loop."""
 
-    def __init__(self, model: Model, *, name: str, engine: EngineSettings, link: LinkSettings) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        name: str,
+        engine: EngineSettings,
+        link: LinkSettings,
+        metrics: EngineMetrics | None = None,
+    ) -> None:
+        """`metrics` are those of the process, for an engine that has one to itself."""
         self.name = name
+        self.metrics = metrics or EngineMetrics(CollectorRegistry())
+        """What this engine counts."""
         self._link_settings = link
-        self._batcher = Batcher(model, on_results=self._hand_over, on_failure=self._hand_over_failure, settings=engine)
+        self._batcher = Batcher(
+            model,
+            on_results=self._hand_over,
+            on_failure=self._hand_over_failure,
+            settings=engine,
+            metrics=self.metrics,
+        )
+        self.metrics.watch_load(self.load)
         self._link = LinkServer(
-            self._link_settings, on_frames=self._batcher.feed, on_detached=self._end_lease, load=self.load
+            self._link_settings,
+            on_frames=self._batcher.feed,
+            on_detached=self._end_lease,
+            load=self.load,
+            metrics=self.metrics,
         )
         self._leases: dict[int, asyncio.Future[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None

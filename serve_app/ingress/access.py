@@ -17,7 +17,7 @@ from serve_app.ingress.credentials import take_credentials
 from serve_app.ingress.key_ring import KeyRing
 from serve_app.ingress.origins import check_origin
 from serve_app.settings import ApiKey, Settings
-from serve_app.telemetry import get_logger
+from serve_app.telemetry import IngressMetrics, get_logger
 
 _log = get_logger(__name__)
 
@@ -30,8 +30,9 @@ TOKENS_PATH = "/v1/tokens"
 class Access:
     """What an ingress replica knows of keys, and the parts of its ASGI application that follow from it."""
 
-    def __init__(self, settings: Settings, token_secret: bytes) -> None:
+    def __init__(self, settings: Settings, token_secret: bytes, metrics: IngressMetrics) -> None:
         """`token_secret` is the same at all replicas."""
+        self._metrics = metrics
         self._origins = settings.ingress.allowed_origins
         self._most_sessions = settings.most_sessions_per_key
         self._token_seconds = settings.auth.token_seconds
@@ -40,7 +41,7 @@ class Access:
 
     def middleware(self) -> list[Middleware]:
         """What every request passes."""
-        control = Middleware(AccessControl, self._key_ring, self._origins, self._open_paths)
+        control = Middleware(AccessControl, self._key_ring, self._origins, self._open_paths, self._metrics)
         if not self._origins:
             return [control]
         # Browsers ask whether they may send a key before they do, and read nothing of an answer that does not say so.
@@ -52,6 +53,10 @@ class Access:
     def routes(self) -> list[Route]:
         """What is there only where keys are required."""
         return [Route(TOKENS_PATH, self.tokens, methods=["POST"])] if self._key_ring else []
+
+    def key_name(self, credential: str) -> str:
+        """The name of the key that a credential stands for; empty where nobody needs a key."""
+        return credential if self._key_ring else ""
 
     def most_sessions(self, credential: str) -> int:
         """How many sessions whoever shows the credential may hold; where keys are required it is the key's name."""
@@ -72,13 +77,19 @@ class AccessControl:
     """ASGI middleware. Behind it `Authorization` holds the name of the client's key, and nothing holds the key."""
 
     def __init__(
-        self, app: ASGIApp, key_ring: KeyRing | None, origins: Sequence[str], open_paths: Sequence[str]
+        self,
+        app: ASGIApp,
+        key_ring: KeyRing | None,
+        origins: Sequence[str],
+        open_paths: Sequence[str],
+        metrics: IngressMetrics,
     ) -> None:
         """Without a key ring everybody may come in whom a browser does not bring from elsewhere."""
         self._app = app
         self._key_ring = key_ring
         self._origins = origins
         self._open_paths = open_paths
+        self._metrics = metrics
         self._requests: Counter[str] = Counter()  # running, by name of the key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,11 +101,13 @@ class AccessControl:
             key = self._admit(scope)
         except SpeechError as error:
             _log.info("refused", code=error.code)
+            self._metrics.refusals_total.labels(error.code).inc()
             await refusal(error)(scope, receive, send)  # for a WebSocket, too: the answer to its handshake
             return
         if key is None:
             await self._app(scope, receive, send)
             return
+        self._metrics.key_requests_total.labels(key.name).inc()
         self._requests[key.name] += scope["type"] == "http"
         try:
             with bound_contextvars(key=key.name):

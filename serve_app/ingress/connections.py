@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 
 from serve_app.errors import TooManyConnections
 from serve_app.settings import IngressSettings
-from serve_app.telemetry import get_logger
+from serve_app.telemetry import IngressMetrics, get_logger
 
 _log = get_logger(__name__)
 
@@ -25,7 +25,8 @@ IPV6_NETWORK_BITS = 64
 class ConnectionLimit:
     """Counts the open WebSockets of each address. All methods run in one event loop."""
 
-    def __init__(self, settings: IngressSettings) -> None:
+    def __init__(self, settings: IngressSettings, metrics: IngressMetrics) -> None:
+        self._metrics = metrics
         self._limit = settings.max_connections_per_address
         self._trusted_proxies = settings.trusted_proxies
         self._open: Counter[str] = Counter()
@@ -41,6 +42,7 @@ class ConnectionLimit:
             return
         if self._open[address] >= self._limit:
             _log.info("connection refused", address=address, limit=self._limit)
+            self._metrics.refusals_total.labels(TooManyConnections.code).inc()
             raise TooManyConnections(f"expected at most {self._limit} connections from one address, got one more")
         self._open[address] += 1
         try:

@@ -20,6 +20,9 @@ from serve_app.ingress.serve_engines import ServeEngines
 from serve_app.ingress.shutdown import Shutdown, on_graceful_shutdown
 from serve_app.settings import MEBIBYTE, Settings
 from serve_app.telemetry import IngressMetrics, configure_logging, get_logger
+from serve_app.telemetry.board import INGRESS, Source
+from serve_app.telemetry.publisher import Publisher
+from serve_app.telemetry.ray_board import RayBoard
 
 _log = get_logger(__name__)
 
@@ -46,9 +49,11 @@ class IngressReplica:
         vault = RayVault(
             settings.app_name, settings.session.resume_window_seconds, settings.session.vault_megabytes * MEBIBYTE
         )
-        metrics = IngressMetrics(CollectorRegistry(), engines.loads)
-        self._routes = Ingress(settings, engines, vault, metrics, token_secret)
         context = serve.get_replica_context()
+        metrics = IngressMetrics(CollectorRegistry())
+        source = Source(INGRESS, context.replica_id.unique_id)
+        publisher = Publisher(source, metrics.registry, RayBoard(settings.app_name))
+        self._routes = Ingress(settings, engines, vault, metrics, publisher, token_secret)
         self._shutdown = Shutdown(
             self._routes.sessions,
             context.app_name,

@@ -113,7 +113,7 @@ async def transcribe_queue(audio: Queue, transcription: Queue, wait_s: float, ho
         wait_s = number({"wait_s": f"{wait_s:g}"}, "wait_s", settings.max_wait_seconds)
         chunks = ray_queues.chunks(audio, settings.max_message_bytes)
         blocks = decode_chunks(chunks, settings.max_upload_seconds, settings.max_upload_megabytes * MEBIBYTE)
-        async with aclosing(recognise(blocks, "", host, wait_s=wait_s)) as events:
+        async with aclosing(recognise(blocks, "", host, dialect="handle", wait_s=wait_s)) as events:
             async for event in events:
                 if isinstance(event, Token):
                     await ray_queues.put(transcription, event.text, settings.slow_client_seconds)

@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from ray.util.queue import Full, Queue
 
 from serve_app.errors import InvalidMessage, MessageTooLarge, SlowClient, SpeechError
-from serve_app.protocols.conversation import LEFT
+from serve_app.session.registry import LEFT
 
 
 class ProgramGone(SpeechError):

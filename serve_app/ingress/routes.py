@@ -35,7 +35,9 @@ from serve_app.session.registry import SessionRegistry
 from serve_app.session.session import Session
 from serve_app.session.vault import VaultClient
 from serve_app.settings import Settings
-from serve_app.telemetry import IngressMetrics, render
+from serve_app.telemetry import IngressMetrics
+from serve_app.telemetry.exposition import render
+from serve_app.telemetry.publisher import Publisher
 
 UNLISTED = ("/", "/v1/models/{model:path}")
 """Paths that `GET /` leaves out: its own, and one that begins with another one."""
@@ -56,23 +58,34 @@ class Ingress:
         engines: EnginePool,
         vault: VaultClient,
         metrics: IngressMetrics,
+        publisher: Publisher,
         token_secret: bytes | None = None,
     ) -> None:
-        """`token_secret` signs browsers' tokens, for all replicas that have the same one."""
-        self._access = Access(settings, token_secret or secrets.token_bytes(32))
+        """`publisher` tells others the `metrics`, and what others count.
+
+        `token_secret` signs browsers' tokens, for all replicas that have the same one.
+        """
+        self._access = Access(settings, token_secret or secrets.token_bytes(32), metrics)
         self._settings = settings
         self._engines = engines
         self._metrics = metrics
+        self._publisher = publisher
         self._returning = Returning()
         self.sessions = SessionRegistry(
-            self._new_session, engines, vault, settings.session, metrics, most_per_key=self._access.most_sessions
+            self._new_session,
+            engines,
+            vault,
+            settings.session,
+            metrics,
+            most_per_key=self._access.most_sessions,
+            key_name=self._access.key_name,
         )
         """The sessions of this replica."""
         self._admission = Admission(settings.ingress.max_waiting, self._returning, lambda: engines.can_grow)
-        self._connections = ConnectionLimit(settings.ingress)
+        self._connections = ConnectionLimit(settings.ingress, metrics)
         self._watchdog = Watchdog(self.sessions, self._admission, engines)
         metrics.registry.register(self._watchdog)
-        self.host = Host(self.sessions, self._admission, settings.ingress)
+        self.host = Host(self.sessions, self._admission, settings.ingress, metrics)
         """What all its conversations share."""
         self.stream = self._speaking(self._dialects()["/v1/stream"])
         """The endpoint of `WS /v1/stream`, for clients that come another way."""
@@ -141,7 +154,9 @@ class Ingress:
         self._engines.start()
         self.sessions.start()
         self._watchdog.start()
+        self._publisher.start()
         yield
+        await self._publisher.stop()
         await self._watchdog.stop()
         await self.sessions.stop()
         await self._engines.stop()
@@ -186,8 +201,8 @@ class Ingress:
         )
 
     async def metrics(self, request: Request) -> Response:
-        """`GET /metrics`: Prometheus metrics of this replica, and of the engines that it is connected to."""
-        body, content_type = render(self._metrics.registry, request.headers.get("accept", ""))
+        """`GET /metrics`: Prometheus metrics of all replicas."""
+        body, content_type = render(await self._publisher.everybody(), request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
 
     async def moshi_build_info(self, request: Request) -> Response:

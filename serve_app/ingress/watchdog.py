@@ -28,15 +28,12 @@ class Watchdog(Collector):
     """Watches one ingress replica; a collector of metrics, too."""
 
     DESCRIPTIONS: Mapping[str, str] = {
-        "sessions": "Sessions open at this replica.",
-        "clients_waiting": "Clients that wait in line for a slot.",
         "leases": "Slots that this replica holds on engines.",
         "session_tasks": "Tasks that belong to sessions.",
         "tasks": "Tasks of the event loop.",
         "sockets": "Connections of the process, to clients, engines and Ray.",
-        "open_files": "Open file descriptors of the process.",
-        "memory_bytes": "Resident memory of the process.",
     }
+    """The counts that are metrics of their own: name, description."""
 
     def __init__(self, sessions: SessionRegistry, admission: Admission, engines: EnginePool) -> None:
         self._sessions = sessions
@@ -73,8 +70,24 @@ class Watchdog(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics; called by the registry."""
-        for name, value in self.counts().items():
-            yield GaugeMetricFamily(f"stt_ingress_{name}", self.DESCRIPTIONS[name], value=value)
+        yield self._sessions_open()
+        counts = self.counts()
+        for name, text in self.DESCRIPTIONS.items():
+            yield GaugeMetricFamily(f"stt_ingress_{name}", text, value=counts[name])
+
+    def _sessions_open(self) -> Metric:
+        family = GaugeMetricFamily(
+            "stt_sessions_open",
+            "Sessions that are here, by state: waiting (in line for a slot), opening, live, moving (to another slot),"
+            " parked (without one, while nobody speaks).",
+            labels=["state"],
+        )
+        standings, waiting = self._sessions.standings(), len(self._admission)
+        family.add_metric(["waiting"], waiting)
+        family.add_metric(["opening"], max(0, standings["opening"] - waiting))
+        for state in ("live", "moving", "parked"):
+            family.add_metric([state], standings[state])
+        return family
 
     async def _watch(self) -> None:
         leaking = False

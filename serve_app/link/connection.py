@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
 from serve_app.link.messages import LENGTH_BYTES, LinkError, Message, decode, encode
 from serve_app.settings import LinkSettings
@@ -30,8 +31,10 @@ class Connection:
         heartbeat: Callable[[], Message],
         before_write: Callable[[], list[Message]] = list,
         trusted: bool = True,
+        count_bytes: Callable[[Literal["in", "out"], int], None] = lambda direction, count: None,
     ) -> None:
-        """`before_write` supplies what the owner has collected for the write that is due.
+        """`before_write` supplies what the owner has collected for the write that is due; `count_bytes` is told of all
+        traffic.
 
         A peer that is not `trusted` is given small messages, no heartbeat and `timeout_seconds` in all, until `trust`.
         """
@@ -41,6 +44,7 @@ class Connection:
         self._on_message = on_message
         self._heartbeat = heartbeat
         self._before_write = before_write
+        self._count_bytes = count_bytes
         self._write_due: asyncio.TimerHandle | None = None
         self._last_write = 0.0
         self.is_trusted = trusted
@@ -59,7 +63,9 @@ class Connection:
         """Send a message now."""
         if self._writer.is_closing():
             return
-        self._writer.write(encode(message))
+        data = encode(message)
+        self._writer.write(data)
+        self._count_bytes("out", len(data))
         if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             _log.warning("link peer does not read", peer=self.peer)
             self.abort()
@@ -88,6 +94,7 @@ class Connection:
                     if length > largest:
                         raise LinkError(f"expected at most {largest} bytes, got {length}")
                     body = await self._reader.readexactly(length)
+                self._count_bytes("in", LENGTH_BYTES + length)
                 self._on_message(decode(body))
         except LinkError as error:
             _log.warning("link peer broke a rule", peer=self.peer, reason=str(error))

@@ -111,7 +111,7 @@ def encode(message: Message) -> bytes:
             fields = {"type": "attached", "stream": stream}
         case Refused(stream):
             fields = {"type": "refused", "stream": stream}
-        case FrameResults(streams, frames, tokens, codes, pauses):
+        case FrameResults(streams, frames, tokens, codes, pauses, engine_seconds):
             fields = {
                 "type": "results",
                 "streams": _bytes(streams, "<i8"),
@@ -119,6 +119,7 @@ def encode(message: Message) -> bytes:
                 "tokens": _bytes(tokens, "<i4"),
                 "codes": _bytes(codes, "<i2"),
                 "pauses": _bytes(pauses, "<f4"),
+                "engine_seconds": _bytes(engine_seconds, "<f4"),
             }
         case Failed(failed, code, text):
             fields = {"type": "failed", "streams": failed, "code": code, "message": text[:MAX_FIELD_CHARACTERS]}
@@ -173,9 +174,11 @@ def _results(fields: dict[str, Any]) -> FrameResults:
     frames, tokens = _column(fields, "frames", "<i4"), _column(fields, "tokens", "<i4")
     if not len(frames) == len(tokens) == rows:
         raise LinkError(f"results: expected {rows} rows, got {len(frames)} frames and {len(tokens)} tokens")
-    return FrameResults(
-        streams, frames, tokens, _table(fields, "codes", "<i2", rows), _table(fields, "pauses", "<f4", rows)
-    )
+    codes, pauses = _table(fields, "codes", "<i2", rows), _table(fields, "pauses", "<f4", rows)
+    engine_seconds = _table(fields, "engine_seconds", "<f4", rows, 1)[:, 0]
+    if not np.isfinite(engine_seconds).all():
+        raise LinkError("results.engine_seconds: expected finite numbers")
+    return FrameResults(streams, frames, tokens, codes, pauses, engine_seconds)
 
 
 def _audio(frames: NDArray[np.float32]) -> NDArray[np.float32]:

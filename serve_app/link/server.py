@@ -1,10 +1,13 @@
 """The engine's side of the link: checks who may use which stream, feeds the batcher, hands results out."""
 
 import asyncio
+import dataclasses
 import secrets
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
+from prometheus_client import CollectorRegistry
 
 from serve_app.errors import SpeechError
 from serve_app.link.connection import Connection
@@ -22,7 +25,7 @@ from serve_app.link.messages import (
 )
 from serve_app.settings import LinkSettings
 from serve_app.speech import FrameResults
-from serve_app.telemetry import get_logger
+from serve_app.telemetry import EngineMetrics, get_logger
 
 _log = get_logger(__name__)
 
@@ -47,12 +50,14 @@ class LinkServer:
         on_frames: Callable[[int, np.ndarray], bool],
         on_detached: Callable[[int], None],
         load: Callable[[], dict[str, float]],
+        metrics: EngineMetrics | None = None,
     ) -> None:
         """`on_frames(stream, frames)` answers whether they fit; `on_detached(stream)` says that its ingress is gone."""
         self._settings = settings
         self._on_frames = on_frames
         self._on_detached = on_detached
         self._load = load
+        self._metrics = metrics or EngineMetrics(CollectorRegistry())
         self._secrets: dict[int, bytes] = {}
         self._owners: dict[int, _Ingress] = {}
         self._strangers: dict[_Ingress, None] = {}  # the oldest first
@@ -107,6 +112,7 @@ class LinkServer:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
+        self._metrics.links.set(len(self._serving))
         ingress = _Ingress(self, reader, writer, self._settings)
         self._strangers[ingress] = None
         if len(self._strangers) > MAX_STRANGERS:
@@ -120,6 +126,7 @@ class LinkServer:
             pass  # `stop`: asyncio's server would log a cancelled handler as an error
         finally:
             self._serving.discard(task)
+            self._metrics.links.set(len(self._serving))
             self._strangers.pop(ingress, None)
             for stream in list(ingress.streams):
                 self.forget(stream)
@@ -161,6 +168,9 @@ class LinkServer:
             case other:
                 raise LinkError(f"expected attach, frames or ping, got {type(other).__name__}")
 
+    def _count_bytes(self, direction: Literal["in", "out"], count: int) -> None:
+        self._metrics.link_bytes_total.labels(direction).inc(count)
+
     def _load_report(self) -> LoadReport:
         return LoadReport(self._load())
 
@@ -182,6 +192,7 @@ class _Ingress:
             heartbeat=server._load_report,
             before_write=self._take_collected,
             trusted=False,
+            count_bytes=server._count_bytes,
         )
 
     def collect(self, results: FrameResults) -> None:
@@ -192,11 +203,13 @@ class _Ingress:
         collected, self._collected = self._collected, []
         if len(collected) == 1:
             return [collected[0]]
-        columns = zip(*((r.streams, r.frames, r.tokens, r.codes, r.pauses) for r in collected), strict=True)
+        columns = zip(*(_columns(results) for results in collected), strict=True)
         return [FrameResults(*(np.concatenate(column) for column in columns))]
 
 
 def _select(results: FrameResults, rows: list[int]) -> FrameResults:
-    return FrameResults(
-        results.streams[rows], results.frames[rows], results.tokens[rows], results.codes[rows], results.pauses[rows]
-    )
+    return FrameResults(*(column[rows] for column in _columns(results)))
+
+
+def _columns(results: FrameResults) -> tuple[np.ndarray, ...]:
+    return tuple(getattr(results, field.name) for field in dataclasses.fields(results))

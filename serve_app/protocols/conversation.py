@@ -10,14 +10,22 @@ from typing import Any, Protocol, TypeAlias
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from serve_app.errors import InvalidAudio, InvalidMessage, MessageTooLarge, ServiceRestarting, SlowClient, SpeechError
+from serve_app.errors import (
+    AudioTooLong,
+    InvalidAudio,
+    InvalidMessage,
+    MessageTooLarge,
+    ServiceRestarting,
+    SlowClient,
+    SpeechError,
+)
 from serve_app.protocols.read_ahead import ReadAhead
 from serve_app.session.admission import Admission
 from serve_app.session.core import Done, Event
-from serve_app.session.registry import DISCONNECTED, RESTARTING, TAKEN_OVER, Farewell, Seat, SessionRegistry
+from serve_app.session.registry import DISCONNECTED, LEFT, RESTARTING, TAKEN_OVER, Farewell, Seat, SessionRegistry
 from serve_app.session.session import Session
 from serve_app.settings import IngressSettings
-from serve_app.telemetry import get_logger, session_context
+from serve_app.telemetry import IngressMetrics, get_logger, session_context
 
 _log = get_logger(__name__)
 
@@ -26,9 +34,6 @@ CLOSE_TIMEOUT_SECONDS = 2.0
 
 POLITE_CLOSURES = (1000, 1001)
 """Codes of a client that meant to close. Servers report a connection that broke off as 1005 or 1006."""
-
-LEFT = "left"
-"""Outcome of a session whose client closed the connection without ending the session."""
 
 FAREWELLS: dict[Farewell, tuple[int, str]] = {
     TAKEN_OVER: (1008, "the session goes on over another connection"),
@@ -47,6 +52,9 @@ END_OF_STREAM = "EOS"
 
 SHOWN_CHARACTERS = 80
 """How much of a wrong message an error repeats."""
+
+UNUSABLE = (InvalidMessage, InvalidAudio, MessageTooLarge, AudioTooLong)
+"""Errors that are about what a client sent."""
 
 Message: TypeAlias = str | bytes
 
@@ -79,6 +87,8 @@ class Wishes:
 class Dialect(Protocol):
     """One wire format, for one connection. What it has no messages for it leaves as it is here."""
 
+    name: str
+    """What metrics and logs call it."""
     subprotocol: str | None = None
     """What is agreed on in the handshake, of those that the client offers; browsers insist if they offer any."""
 
@@ -114,7 +124,13 @@ class Host:
     registry: SessionRegistry
     admission: Admission
     settings: IngressSettings
+    metrics: IngressMetrics
     read_ahead: ReadAhead = field(default_factory=ReadAhead)
+
+    def count_unusable(self, dialect: str, error: SpeechError) -> None:
+        """Count an error that is about what the client sent, and no other."""
+        if isinstance(error, UNUSABLE):
+            self.metrics.decode_errors_total.labels(dialect, error.code).inc()
 
 
 async def converse(websocket: WebSocket, dialect: Dialect, host: Host) -> None:
@@ -137,6 +153,7 @@ class _Connection:
         self._registry = host.registry
         self._admission = host.admission
         self._settings = host.settings
+        self._host = host
         self._read_ahead = host.read_ahead.open()
         self._sent_at = time.monotonic()
         self._sending = asyncio.Lock()
@@ -160,8 +177,12 @@ class _Connection:
         try:
             wishes = self._dialect.check_request()
             resume = wishes.resume
-            seat = await self._registry.resume(resume.token, credential) if resume else self._registry.new(credential)
+            if resume:
+                seat = await self._registry.resume(resume.token, credential, self._dialect.name)
+            else:
+                seat = self._registry.new(credential, self._dialect.name)
         except SpeechError as error:
+            self._host.count_unusable(self._dialect.name, error)
             await self._say_goodbye(error)
             return
         seat.can_move = wishes.can_move
@@ -275,6 +296,7 @@ class _Connection:
             try:
                 await self._send(await self._dialect.receive(session, self._content(message)) or ())
             except (InvalidMessage, InvalidAudio, MessageTooLarge) as error:
+                self._host.count_unusable(self._dialect.name, error)
                 await _let_last_words_out(session, error)
 
     def _next_message(self) -> asyncio.Task[MutableMapping[str, Any]]:

@@ -30,6 +30,8 @@ NO_SLOT = "no free channels"
 class Moshi(Dialect):
     """The dialect of `WS /api/asr-streaming`, for one connection."""
 
+    name = "moshi"
+
     def __init__(self) -> None:
         """Its handshake says nothing but who the client is."""
         self._samples = AudioStream(AudioFormat())

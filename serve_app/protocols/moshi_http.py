@@ -27,6 +27,9 @@ from serve_app.transcript import Word
 
 PATH = "/api/asr-streaming"
 
+NAME = "moshi_http"
+"""What metrics and logs call this dialect."""
+
 _BUILD_FIELDS = (
     "build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash", "git_describe",
     "rustc_host_triple", "rustc_version", "cargo_target_triple",
@@ -51,6 +54,7 @@ class Upload:
         except ClientDisconnect:
             return
         except SpeechError as error:
+            self._host.count_unusable(NAME, error)
             retry = {"Retry-After": f"{error.retry_after_s:.0f}"} if error.retry_after_s is not None else {}
             answer = JSONResponse({"type": "Error", "message": error.message}, error.http_status, headers=retry)
             await answer(scope, receive, send)
@@ -61,7 +65,7 @@ class Upload:
         audio = in_thread(decode_upload(file, max_seconds))
         credential = request.headers.get("authorization", "")
         words: list[dict[str, object]] = []
-        async with aclosing(recognise(audio, credential, self._host, wait_s=wait_s)) as events:
+        async with aclosing(recognise(audio, credential, self._host, dialect=NAME, wait_s=wait_s)) as events:
             async for event in events:
                 if isinstance(event, Word):
                     words.append({"type": "Word", "text": event.text, "start_time": event.start_s})

@@ -45,6 +45,8 @@ MOST_EVENTS = 10**12
 class StreamV1(Dialect):
     """The dialect of `WS /v1/stream`, for one connection."""
 
+    name = "stream"
+
     def __init__(self, query: QueryParams, model: str, longest_wait_s: float) -> None:
         """`query` is the connection's; see `check_request`. `longest_wait_s` limits its `wait_s`."""
         self._query = query

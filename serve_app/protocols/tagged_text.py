@@ -24,6 +24,8 @@ TEXT_TAG = b"\x01"
 class TaggedText(Dialect):
     """The dialect of `WS /ws`, for one connection."""
 
+    name = "tagged_text"
+
     def __init__(self) -> None:
         """Its handshake says nothing."""
         self._audio = AudioStream(AudioFormat(OPUS))

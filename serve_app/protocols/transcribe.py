@@ -29,6 +29,8 @@ SEGMENT_FRAMES = 6
 class Transcribe(Dialect):
     """The dialect of `WS /v1/transcribe`, for one connection."""
 
+    name = "transcribe"
+
     def __init__(self, query: QueryParams) -> None:
         """`query` is the connection's."""
         self._query = query

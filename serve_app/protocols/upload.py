@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from serve_app.audio.threads import in_thread
 from serve_app.audio.upload import decode_upload
 from serve_app.errors import ServiceRestarting, SpeechError
-from serve_app.protocols.conversation import LEFT, Host
+from serve_app.protocols.conversation import Host
 from serve_app.session.core import Event
+from serve_app.session.registry import LEFT
 from serve_app.session.session import Session
 from serve_app.speech import SAMPLE_RATE_HZ
 from serve_app.telemetry import get_logger, session_context
@@ -34,6 +35,7 @@ async def recognise(
     credential: str,
     host: Host,
     *,
+    dialect: str,
     wait_s: float = 0.0,
     on_audio: Callable[[float], None] = lambda seconds: None,
 ) -> AsyncGenerator[Event]:
@@ -43,7 +45,7 @@ async def recognise(
     seconds of audio have been taken: 0 when the slot is there, and then again and again. The slot is given back when
     the iteration ends, however it does: use `contextlib.aclosing`. Iterate in one task.
     """
-    seat = host.registry.new(credential)
+    seat = host.registry.new(credential, dialect)
     outcome = LEFT  # nobody can come back to it, so the vault is not told of it either
     feeding: asyncio.Task[None] | None = None
     try:

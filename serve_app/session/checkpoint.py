@@ -17,6 +17,7 @@ from serve_app.errors import UnknownSession
 from serve_app.session.core import Event, SessionCore
 from serve_app.session.event_log import Entry
 from serve_app.session.recorder import Heard, Recorder
+from serve_app.session.tally import Tally
 from serve_app.session.vault import Piece, Saved
 from serve_app.speech import FRAME_SAMPLES, ModelInfo
 from serve_app.transcript import Vocabulary, vocabulary_of
@@ -43,8 +44,7 @@ class Snapshot:
     core: SessionCore
     sent: int
     answered: int
-    has_spoken: bool
-    """Whether a token has come yet."""
+    tally: Tally
 
 
 class _Pickler(pickle.Pickler):

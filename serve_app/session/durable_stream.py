@@ -40,6 +40,7 @@ RETRY_SECONDS = 0.2
 
 Reason: TypeAlias = Literal["engine_lost", "draining", "restart", "unpark", "resume"]
 State: TypeAlias = Literal["migrating", "live", "parked"]
+Standing: TypeAlias = Literal["live", "moving", "parked"]
 
 
 class DurableListener(Protocol):
@@ -137,6 +138,11 @@ class DurableStream:
         self._sent_at = deque([time.monotonic()] * (recorder.sent - recorder.answered))
         self._owed_since = 0.0  # when the engine last had no reason to be late
 
+    @property
+    def standing(self) -> Standing:
+        """Where the stream is now."""
+        return "moving" if self._moving else "live" if self._slot else "parked"
+
     async def open(self) -> None:
         """Take a slot. Raises ModelNotReady, AtCapacity or EngineLost."""
         slot = _Slot(self, self._recorder.answered)
@@ -216,7 +222,10 @@ class DurableStream:
         recorder.add_result(result)
         self._moves_without_result = 0
         self._owed_since = time.monotonic()
-        self._metrics.result_seconds.observe(self._owed_since - self._sent_at.popleft())
+        result_seconds = self._owed_since - self._sent_at.popleft()
+        self._metrics.result_seconds.observe(result_seconds)
+        # Also what lies in between where a frame was sent a second time: to another engine.
+        self._metrics.link_seconds.observe(max(0.0, result_seconds - result.engine_seconds))
         self._progress.set()
         try:
             self._listener.on_result(result)

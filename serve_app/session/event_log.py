@@ -1,6 +1,7 @@
 """A session's events in order, numbered, kept for a reader that may come back for those it missed."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -36,7 +37,11 @@ class EventLog(Generic[Event]):
         self._last_kind = last_kind
         self._entries: deque[Entry[Event]] = deque(entries, maxlen=capacity)
         self._capacity = capacity
+        # When each entry was added; those of a continued log have no such time here.
+        self._added_at: deque[float | None] = deque([None] * len(self._entries), maxlen=capacity)
         self._read = 0  # the reader's next place
+        self.read_added_at: float | None = None
+        """When the event that the reader took last was added, on the monotonic clock; None if elsewhere."""
         self._seen = 0  # number of the last event that the reader has no use for
         self._error: SpeechError | None = None
         self._arrived = asyncio.Event()
@@ -57,6 +62,7 @@ class EventLog(Generic[Event]):
             raise SlowClient(f"expected the client to read its events, {self.unread} are waiting")
         self.last_number += numbered
         self._entries.append(Entry(self.places, self.last_number, numbered, event))
+        self._added_at.append(time.monotonic())
         self.places += 1
         self._arrived.set()
 
@@ -97,7 +103,8 @@ class EventLog(Generic[Event]):
         """
         while True:
             while self.unread:
-                entry = self._entries[self._read - self._entries[0].place]
+                index = self._read - self._entries[0].place
+                entry, self.read_added_at = self._entries[index], self._added_at[index]
                 self._read += 1
                 self._taken.set()
                 is_last = self._last_kind is not None and isinstance(entry.event, self._last_kind)

@@ -8,15 +8,16 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Literal
 
-from serve_app.errors import ServiceRestarting, TooManySessions, UnknownSession
+from serve_app.errors import ServiceRestarting, SpeechError, TooManySessions, UnknownSession
 from serve_app.session import checkpoint
 from serve_app.session.checkpoint import Restored
 from serve_app.session.engines import Engines
 from serve_app.session.keeper import Keeper, Kept, digest, new_hold
-from serve_app.session.session import Session
+from serve_app.session.session import Session, Standing
 from serve_app.session.vault import Saved, VaultClient, VaultUnavailable
 from serve_app.settings import SessionSettings
 from serve_app.telemetry import IngressMetrics, get_logger
@@ -32,6 +33,12 @@ TAKEN_OVER: Final = "taken_over"
 RESTARTING: Final = "restarting"
 """Outcome of a session whose client was asked to go on at another ingress."""
 
+LEFT: Final = "left"
+"""Outcome of a session whose client closed the connection without ending the session."""
+
+HANGUPS = (DISCONNECTED, TAKEN_OVER, RESTARTING)
+"""Outcomes of sessions that their clients may go on with."""
+
 SAVE_PATIENCE_SECONDS = 1.0
 """How long a token that the vault does not know may still become known."""
 
@@ -45,9 +52,14 @@ class Seat(Kept):
     """A session and the connection that serves its client."""
 
     def __init__(
-        self, session: Session, credential: str, old_token: str | None = None, hold: str | None = None
+        self, session: Session, credential: str, dialect: str, old_token: str | None = None, hold: str | None = None
     ) -> None:
         super().__init__(session, credential, old_token, hold)
+        self.dialect = dialect
+        self.key = ""
+        """Name of the client's key; empty where nobody needs one."""
+        self.audio_before_s = session.audio_seconds
+        """Audio that the session had when it came here."""
         self.started_at = time.monotonic()
         self.farewell: Farewell | None = None
         """Why the connection is being ended by us, if it is."""
@@ -91,13 +103,18 @@ class SessionRegistry:
         metrics: IngressMetrics,
         *,
         most_per_key: Callable[[str], int],
+        key_name: Callable[[str], str] = lambda credential: "",
     ) -> None:
-        """`make` creates a session with an id; `most_per_key` is how many whoever shows a credential may hold."""
+        """`make` creates a session with an id; `most_per_key` is how many whoever shows a credential may hold.
+
+        `key_name` is the name of the key that a credential stands for, empty where nobody needs one.
+        """
         self._make = make
         self._engines = engines
         self._settings = settings
         self._metrics = metrics
         self._most_per_key = most_per_key
+        self._key_name = key_name
         self._keeper = Keeper(vault, metrics, on_taken=self._on_taken)
         self._seats: dict[str, Seat] = {}  # by hold
         self._by_owner: Counter[str] = Counter()
@@ -107,6 +124,10 @@ class SessionRegistry:
     def __len__(self) -> int:
         """Sessions open here."""
         return len(self._seats)
+
+    def standings(self) -> Counter[Standing]:
+        """How many of them have a slot, and how many are on their way to one."""
+        return Counter(seat.session.standing for seat in self._seats.values())
 
     @property
     def can_resume(self) -> bool:
@@ -123,22 +144,27 @@ class SessionRegistry:
         await asyncio.gather(*self._releasing)
         await self._keeper.stop()
 
-    def new(self, credential: str) -> Seat:
+    def new(self, credential: str, dialect: str) -> Seat:
         """A seat for a new session that is yet to be opened; `release` it in any case.
 
         Raises TooManySessions, ModelNotReady and ServiceRestarting.
         """
-        self._check_open()
-        if credential and self._by_owner[digest(credential)] >= (most := self._most_per_key(credential)):
-            raise TooManySessions(f"expected at most {most} sessions at once with one key, got one more")
-        return self._seat(self._make(uuid.uuid4().hex, None), credential)
+        with self._refusals_counted():
+            self._check_open()
+            if credential and self._by_owner[digest(credential)] >= (most := self._most_per_key(credential)):
+                raise TooManySessions(f"expected at most {most} sessions at once with one key, got one more")
+            return self._seat(self._make(uuid.uuid4().hex, None), credential, dialect)
 
-    async def resume(self, token: str, credential: str) -> Seat:
+    async def resume(self, token: str, credential: str, dialect: str) -> Seat:
         """A seat for the session that the token stands for, wherever it was; `release` it in any case.
 
         A connection that still holds it is ended. Raises UnknownSession, ModelNotReady and ServiceRestarting, after
         which the token is still good.
         """
+        with self._refusals_counted():
+            return await self._resume(token, credential, dialect)
+
+    async def _resume(self, token: str, credential: str, dialect: str) -> Seat:
         self._check_open()
         if not self.can_resume:
             raise UnknownSession("expected a new session: this service keeps none for clients that were cut off")
@@ -153,7 +179,7 @@ class SessionRegistry:
         saved = await self._take(token, credential, hold)
         restored = checkpoint.restore(saved, info, self._settings.window_frames)
         self._metrics.resumes_total.inc()
-        return self._seat(self._make(restored.snapshot.session_id, restored), credential, token, hold)
+        return self._seat(self._make(restored.snapshot.session_id, restored), credential, dialect, token, hold)
 
     def keep(self, seat: Seat) -> None:
         """The session is open: from now on it survives this ingress."""
@@ -184,31 +210,62 @@ class SessionRegistry:
         if self._closed:
             raise ServiceRestarting("this part of the service is being stopped: connect again")
 
-    def _seat(self, session: Session, credential: str, old_token: str | None = None, hold: str | None = None) -> Seat:
-        seat = Seat(session, credential, old_token, hold)
+    @contextmanager
+    def _refusals_counted(self) -> Iterator[None]:
+        try:
+            yield
+        except SpeechError as error:
+            self._metrics.refusals_total.labels(error.code).inc()
+            raise
+
+    def _seat(
+        self,
+        session: Session,
+        credential: str,
+        dialect: str,
+        old_token: str | None = None,
+        hold: str | None = None,
+    ) -> Seat:
+        seat = Seat(session, credential, dialect, old_token, hold)
+        seat.key = self._key_name(credential)
         self._seats[seat.hold] = seat
         self._by_owner[seat.owner] += 1
-        self._metrics.sessions_open.inc()
+        if seat.key:
+            self._metrics.key_sessions_open.labels(seat.key).inc()
         return seat
 
     async def _release(self, seat: Seat, outcome: str) -> None:
-        was_cut_off = outcome in (DISCONNECTED, TAKEN_OVER, RESTARTING)
+        was_cut_off = outcome in HANGUPS
         may_go_on = was_cut_off and self.can_resume and seat.session.can_go_on
+        had_slot = seat.session.standing != "opening"
         await seat.session.close()  # first, for the slot
-        if not (may_go_on and await self._keeper.let_go(seat)):
+        goes_on = may_go_on and await self._keeper.let_go(seat)
+        if not goes_on:
             self._keeper.forget(seat)
         self._seats.pop(seat.hold, None)
         self._by_owner -= Counter([seat.owner])
-        self._metrics.sessions_open.dec()
-        self._metrics.sessions_total.labels(outcome).inc()
+        self._count(seat, outcome, refused=not had_slot and outcome not in (*HANGUPS, LEFT))
         _log.info(
-            "session over",
+            "session may go on elsewhere" if goes_on else "session over",
             session_id=seat.session.id,
             outcome=outcome,
+            dialect=seat.dialect,
+            key=seat.key or None,
             duration_seconds=round(time.monotonic() - seat.started_at, 3),
-            audio_seconds=round(seat.session.audio_seconds, 3),
+            **seat.session.summary,
         )
         seat.is_released()
+
+    def _count(self, seat: Seat, outcome: str, *, refused: bool) -> None:
+        metrics, audio_seconds = self._metrics, seat.session.audio_seconds - seat.audio_before_s
+        metrics.sessions_total.labels(seat.dialect, outcome).inc()
+        metrics.session_audio_seconds.observe(audio_seconds)
+        if refused:
+            metrics.refusals_total.labels(outcome).inc()
+        if seat.key:
+            metrics.key_sessions_open.labels(seat.key).dec()
+            metrics.key_sessions_total.labels(seat.key).inc()
+            metrics.key_audio_seconds_total.labels(seat.key).inc(audio_seconds)
 
     async def _take(self, token: str, credential: str, hold: str) -> Saved:
         """What the vault has of the session; its last ingress may be about to save it. Raises what `resume` does."""

@@ -7,8 +7,9 @@ nothing that was taken is lost, and `checkpoint` has it. `close` gives the engin
 import asyncio
 import enum
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from serve_app.errors import IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, SpeechError, UnknownSession
 from serve_app.session import checkpoint, durable_stream
 from serve_app.session.admission import Returning
+from serve_app.session.arrivals import Arrivals
 from serve_app.session.checkpoint import Restored, Snapshot
 from serve_app.session.core import Done, Event, Failure, Frame, SessionCore, Status
 from serve_app.session.durable_stream import DurableStream
@@ -23,6 +25,7 @@ from serve_app.session.engines import Engines
 from serve_app.session.event_log import EventLog
 from serve_app.session.recorder import Recorder
 from serve_app.session.recovery import Recovery
+from serve_app.session.tally import KEPT_DELAYS, Tally
 from serve_app.session.vault import Piece
 from serve_app.settings import ModelSettings, SessionSettings
 from serve_app.speech import FrameResult
@@ -33,6 +36,9 @@ _log = get_logger(__name__)
 
 RESTART_FRAMES = 25
 """Frames (2 s) of its past that a decoder is given when it starts again."""
+
+
+Standing: TypeAlias = Literal["opening", "live", "moving", "parked"]
 
 
 class State(enum.Enum):
@@ -85,7 +91,9 @@ class Session:
         self._is_closed = False
         self._error: SpeechError | None = None
 
-        self._has_spoken = restored.snapshot.has_spoken if restored else False
+        self._tally = restored.snapshot.tally if restored else Tally()
+        self._word_delays_s: deque[float] = deque(maxlen=KEPT_DELAYS)  # of those told here
+        self._arrivals = Arrivals(self._core.client_samples)
         self._first_audio_at: float | None = None
         self._opened_at = restored.snapshot.opened_at if restored else time.time()
         self._last_audio_at = time.monotonic()
@@ -119,6 +127,7 @@ class Session:
         if self._log.ends_with(Done, last_number):
             raise UnknownSession("expected a session that goes on, this one is over and was told to the end")
         self._log.seek(last_number)
+        self._tally.resumes += 1
         self._begin()
         self._stream.resume()
 
@@ -129,9 +138,12 @@ class Session:
     async def feed(self, samples: NDArray[np.float32]) -> None:
         """Take audio, float32 [n] at 24 kHz; waits while the engine is a window behind (backpressure)."""
         self._require(State.LIVE)
-        self._first_audio_at = self._first_audio_at or time.monotonic()
+        arrived_at = time.monotonic()
+        self._first_audio_at = self._first_audio_at or arrived_at
         self._core.take_audio(samples)
-        await self._send_outgoing()
+        self._arrivals.note(self._core.client_samples, arrived_at)
+        if await self._send_outgoing():
+            self._metrics.audio_seconds.observe(time.monotonic() - arrived_at)
 
     async def flush(self) -> None:
         """Bring out everything said so far, then a Flushed event; the session goes on."""
@@ -172,6 +184,7 @@ class Session:
             if isinstance(event, Failure):
                 raise event.error
             yield number, event
+            self._note_told(event)  # who reads asks for the next event when this one is on its way
             if isinstance(event, Done):
                 return
 
@@ -186,6 +199,16 @@ class Session:
     def audio_seconds(self) -> float:
         """Duration of the audio that the client has sent so far."""
         return self._core.audio_seconds
+
+    @property
+    def standing(self) -> Standing:
+        """Whether it has a slot."""
+        return self._stream.standing if self._is_open else "opening"
+
+    @property
+    def summary(self) -> dict[str, int | float | None]:
+        """What is worth knowing of it once it is over, by name."""
+        return {"audio_seconds": round(self.audio_seconds, 3), **self._tally.summary(self._word_delays_s)}
 
     @property
     def can_go_on(self) -> bool:
@@ -206,7 +229,7 @@ class Session:
             core=self._core,
             sent=self._recorder.sent,
             answered=self._recorder.answered,
-            has_spoken=self._has_spoken,
+            tally=self._tally,
         )
         floor = max(0, self._log.places - self._settings.event_buffer)
         return checkpoint.dump(snapshot), (
@@ -234,6 +257,7 @@ class Session:
 
     def on_state(self, state: durable_stream.State) -> None:
         """The stream moves, has moved, or is parked."""
+        self._tally.moves += state == "live"
         self._emit([Status(state)])
 
     def on_failed(self, error: SpeechError) -> None:
@@ -261,9 +285,10 @@ class Session:
         self._last_audio_at = time.monotonic()
         self._watch = asyncio.create_task(self._watch_deadlines(), name=f"session-{self.id}-deadlines")
 
-    async def _send_outgoing(self) -> None:
-        """Send what is queued. What a cancellation leaves is sent by the next call."""
+    async def _send_outgoing(self) -> int:
+        """Send what is queued; how many frames. What a cancellation leaves is sent by the next call."""
         self._feeding = True
+        frames = 0
         try:
             while (outgoing := self._core.outgoing) is not None:
                 # A reader that lags holds the feeder back long before the event log is full.
@@ -274,11 +299,13 @@ class Session:
                     sent = await self._stream.send_some(outgoing)
                     self._recovery.sent(outgoing[:sent])
                     self._core.sent(sent)
+                    frames += sent
                 else:
                     self._emit(self._core.pass_event())
         finally:
             self._feeding = False
             self._last_audio_at = time.monotonic()  # waiting for room is not idling
+        return frames
 
     def _emit(self, events: Sequence[Event]) -> None:
         try:
@@ -292,13 +319,25 @@ class Session:
         match event:
             case Token():
                 self._metrics.tokens_total.inc()
-                if not self._has_spoken and self._first_audio_at is not None:
-                    self._has_spoken = True
-                    self._metrics.first_token_seconds.observe(time.monotonic() - self._first_audio_at)
+                if self._tally.first_token_s is None and self._first_audio_at is not None:
+                    self._tally.first_token_s = time.monotonic() - self._first_audio_at
+                    self._metrics.first_token_seconds.observe(self._tally.first_token_s)
             case Word():
+                self._tally.words += 1
                 self._metrics.words_total.inc()
             case TurnEnd():
                 self._metrics.turns_total.inc()
+
+    def _note_told(self, event: Event) -> None:
+        now = time.monotonic()
+        match event:
+            case Token():
+                if (said_at := self._log.read_added_at) is not None:
+                    self._metrics.socket_seconds.observe(now - said_at)
+            case Word(end_s=end):
+                if (arrived_at := self._arrivals.at(end)) is not None:
+                    self._word_delays_s.append(now - arrived_at)
+                    self._metrics.word_delay_seconds.observe(now - arrived_at)
 
     def _fail(self, error: SpeechError) -> None:
         self._error = self._error or error

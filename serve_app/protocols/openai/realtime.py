@@ -48,6 +48,8 @@ _FORMATS = {"s16": "audio/pcm", "mulaw": "audio/pcmu", "alaw": "audio/pcma"}
 class Realtime(Dialect):
     """The dialect of `WS /v1/realtime`, for one connection."""
 
+    name = "openai_realtime"
+
     def __init__(self, websocket: WebSocket, model: str) -> None:
         """`model` is the name of the one that is served."""
         offers = websocket.scope["subprotocols"]  # what browsers have instead of headers

@@ -29,6 +29,9 @@ from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
 
+NAME = "openai_transcriptions"
+"""What metrics and logs call this dialect."""
+
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 
 
@@ -50,6 +53,7 @@ class Transcriptions:
         except ClientDisconnect:
             return
         except SpeechError as error:
+            self._host.count_unusable(NAME, error)
             await error_response(error)(scope, receive, send)
 
     async def _answer(self, form: Form, request: Request, send: Send) -> None:
@@ -61,6 +65,7 @@ class Transcriptions:
             in_thread(decode_upload(form.file, settings.max_upload_seconds)),
             request.headers.get("authorization", ""),
             self._host,
+            dialect=NAME,
             wait_s=form.wait_s,
             on_audio=stream.progress if stream else lambda seconds: None,
         )

@@ -1,0 +1,74 @@
+"""An actor that all processes of the service share, on Ray: it outlives replicas, deploys, and the application.
+
+It is found by name, made when somebody first needs it, comes back empty if its process dies, and ends by itself when
+nobody has used it for a while.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+NAMESPACE = "stt"
+"""Ray namespace of these actors."""
+
+TIMEOUT_SECONDS = 2.0
+"""How long one may take to answer."""
+
+IDLE_SECONDS = 600.0
+"""An unused one ends after so long: its application is gone."""
+
+
+class ActorUnavailable(Exception):
+    """The actor did not answer in time, or is gone; what it held may be lost."""
+
+
+class SharedActor:
+    """Reaches an actor by its name, from any process of the cluster."""
+
+    def __init__(self, kind: type, name: str, *arguments: object) -> None:
+        """`kind` is the actor's class; the arguments count while it is made, and no more until it ends."""
+        self._kind = kind
+        self._name = name
+        self._arguments = arguments
+        self._actor: Any = None
+
+    async def call(self, method: str, *arguments: object) -> Any:
+        """Call a method and return what it answers. Raises ActorUnavailable."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                if self._actor is None:
+                    self._actor = await asyncio.to_thread(self._find)
+                return await getattr(self._actor, method).remote(*arguments)
+        except TimeoutError:
+            raise ActorUnavailable(f"{self._name} did not answer within {TIMEOUT_SECONDS:g} s") from None
+        except (RayError, ValueError) as error:
+            self._actor = None  # it may have ended for good: the next call makes another one
+            raise ActorUnavailable(f"{self._name} is gone: {error!r}") from error
+
+    def _find(self) -> Any:
+        return (
+            ray.remote(self._kind)
+            .options(
+                name=self._name,
+                namespace=NAMESPACE,
+                get_if_exists=True,
+                lifetime="detached",
+                num_cpus=0,
+                max_restarts=-1,
+                max_concurrency=64,
+            )
+            .remote(*self._arguments)
+        )
+
+
+async def exit_when_idle(used_at: Callable[[], float]) -> None:
+    """End the actor that this runs in when it was last used, on the monotonic clock, long enough ago."""
+    idle = 0.0
+    while idle < IDLE_SECONDS:
+        await asyncio.sleep(IDLE_SECONDS - idle)
+        idle = time.monotonic() - used_at()
+    ray.actor.exit_actor()
