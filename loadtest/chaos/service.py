@@ -84,15 +84,15 @@ class Service:
 
     async def sessions_over(self, outcome: str) -> int:
         """Sessions that ended with this outcome, by the ingress's own metrics."""
-        return int(await self._metric("stt_sessions_total", outcome=outcome))
+        return int(sum(await self._metric("stt_sessions_total", outcome=outcome)))
 
     async def moves(self, reason: str) -> int:
         """Sessions that took another slot for this reason, by the ingress's own metrics."""
         return int(await self._metric("stt_moves_total", reason=reason))
 
     async def sessions_saved(self) -> int:
-        """Sessions in the vault, by the ingress's own metrics."""
-        return int(await self._metric("stt_vault_sessions"))
+        """Sessions in the vault, as the ingress replicas know it; those that have died may still be told of."""
+        return int(min(await self._metric("stt_vault_sessions"), default=0))
 
     async def slots_used(self) -> int:
         """Slots taken on the engines that the ingress is connected to, by its own account."""
@@ -164,10 +164,10 @@ class Service:
             raise ServiceMisbehaves(f"Serve refused the new config: {answer.text.strip()}")
         self._config = config
 
-    async def _metric(self, name: str, **labels: str) -> float:
+    async def _metric(self, name: str, **labels: str) -> list[float]:
         text = (await self._get(f"{self._base}/metrics")).text
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+        return [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
 
     async def _get(self, address: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
