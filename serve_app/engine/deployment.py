@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import ray
 from ray import serve
 
+from serve_app.engine.start_times import StartTimes
 from serve_app.errors import AtCapacity
 from serve_app.link.messages import Grant, Refusal
 from serve_app.settings import Settings
@@ -27,9 +28,10 @@ class Engine:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         """Load the model; Serve counts the replica as started when this is through. Raises CheckpointError."""
+        times = StartTimes()
         configure_logging(settings.log_level, settings.log_format)
         name = serve.get_replica_context().replica_id.unique_id
-        self._service = await asyncio.to_thread(_load, settings, name)
+        self._service = await asyncio.to_thread(_load, settings, name, times)
         host = ray.util.get_node_ip_address() if settings.link.host == "auto" else settings.link.host
         await self._service.start(host, settings.link.port)
 
@@ -60,9 +62,10 @@ class Engine:
             await self._service.stop()
 
 
-def _load(settings: Settings, name: str) -> "EngineService":
-    # Here, not at the top of the file: whoever builds the application needs no torch for it.
-    from serve_app.engine.loading import load_model
-    from serve_app.engine.service import EngineService
+def _load(settings: Settings, name: str, times: StartTimes) -> "EngineService":
+    with times.stage("imports"):
+        # Here, not at the top of the file: whoever builds the application needs no torch for it.
+        from serve_app.engine.loading import load_model
+        from serve_app.engine.service import EngineService
 
-    return EngineService(load_model(settings), name=name, engine=settings.engine, link=settings.link)
+    return EngineService(load_model(settings, times), name=name, engine=settings.engine, link=settings.link)
