@@ -89,6 +89,11 @@ class Codec:
         self._device = next(mimi.encoder.parameters()).device
         self._memory = torch.zeros(slots, self._width, device=self._device)
 
+    @property
+    def state_bytes(self) -> int:
+        """Memory of all slots' state."""
+        return self._memory.nbytes + self._transformer.state_bytes
+
     def reset(self, slots: NDArray[np.int64]) -> None:
         """Make `slots` int64 [n] new streams."""
         self._memory.index_fill_(0, torch.from_numpy(slots).to(self._device), 0.0)

@@ -50,6 +50,11 @@ class Decoder:
             self._first_token = int(self._read(out)[0])
             self.reset(np.arange(slots))
 
+    @property
+    def state_bytes(self) -> int:
+        """Memory of all slots' state."""
+        return self._tokens.nbytes + self._transformer.state_bytes
+
     def reset(self, slots: NDArray[np.int64]) -> None:
         """Make `slots` int64 [n] new streams: moshi's first step done, frame 0 to come."""
         self._transformer.start(slots, self._first)

@@ -50,6 +50,11 @@ class SpeechModel:
         """How many streams the caches hold."""
         return self._slots
 
+    @property
+    def bytes_per_slot(self) -> int:
+        """Memory on the device that each slot takes."""
+        return (self._codec.state_bytes + self._decoder.state_bytes) // self._slots
+
     @torch.inference_mode()
     def reset(self, slots: NDArray[np.int64]) -> None:
         """Make `slots` int64 [n] new streams. Raises ValueError for slots out of range or given twice."""

@@ -110,6 +110,11 @@ class RingTransformer:
         """Next position of each slot, int64 [slots]."""
         self._oldest: NDArray[np.int64] = np.zeros(slots, np.int64)
 
+    @property
+    def state_bytes(self) -> int:
+        """Memory of all slots' rings."""
+        return self._caches.nbytes
+
     def reset(self, slots: NDArray[np.int64], position: int = 0) -> None:
         """Empty the rings of `slots`; the next position to come is `position`."""
         self.positions[slots] = position
