@@ -13,12 +13,11 @@ from moshi_reference import (
     NEAR_TIE,
     STREAMS,
     Case,
-    noise,
     speech,
     transcribe,
-    write_checkpoint,
 )
 
+from loadtest.engine.random_checkpoint import noise, write_checkpoint
 from serve_app.model import load_checkpoint
 
 
