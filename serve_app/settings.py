@@ -44,6 +44,9 @@ DEFAULT_ORIGIN = "serve_config.yaml"
 
 MEBIBYTE = 2**20
 
+MOST_SLOTS = 4096
+"""Largest number of slots of one engine replica."""
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -115,8 +118,8 @@ class ModelSettings(_Group):
 class EngineSettings(_Group):
     """The engine deployment: the replicas that hold the model."""
 
-    slots: int = Field(default=32, ge=1, le=4096)
-    """Concurrent sessions per engine replica."""
+    slots: int | Literal["auto"] = 32
+    """Concurrent sessions per engine replica, 1 to 4096; `auto`: as many as a replica's memory and step time allow."""
 
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower_case)] = "auto"
     """Where the model runs; `auto` takes the GPU Ray gave the replica, else the CPU."""
@@ -162,6 +165,16 @@ class EngineSettings(_Group):
 
     graceful_shutdown_timeout_seconds: float = Field(default=30.0, ge=0)
     """How long a stopping replica keeps its sessions while they move to other replicas; then Serve kills it."""
+
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        """Checked here, because a union's own errors speak of each of its types."""
+        if isinstance(value, str) and value.lower() == "auto":
+            return "auto"
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_SLOTS:
+            raise ValueError(f"expected a whole number from 1 to {MOST_SLOTS}, or 'auto', got {value!r}")
+        return value
 
     @field_validator("gpu", mode="before")
     @classmethod
@@ -425,10 +438,9 @@ class Settings(_Group):
         """What `model` stands for; travels with this object, so replicas need no model file."""
         return self._model_settings
 
-    @property
-    def most_sessions_per_key(self) -> int:
-        """Sessions that one API key may hold at an ingress replica."""
-        return max(1, int(self.ingress.key_share * self.engine.slots * self.engine.replicas))
+    def most_sessions_per_key(self, slots_per_engine: float) -> int:
+        """Sessions that one API key may hold at an ingress replica, where engines have so many slots."""
+        return max(1, int(self.ingress.key_share * slots_per_engine * self.engine.replicas))
 
     @field_validator("model")
     @classmethod

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from serve_app.engine.batcher import Model
+from serve_app.engine.sizing import choose_slots
 from serve_app.engine.start_times import StartTimes
 from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.model import SpeechModel
@@ -42,8 +43,10 @@ def load_model(settings: Settings, times: StartTimes | None = None) -> Model:
             cache_dir=Path(cache_dir) if cache_dir else None,
             audio_delay_frames=wanted.audio_delay_frames,
         )
+    with times.stage("slots"):
+        slots = choose_slots(checkpoint, settings.engine) if settings.engine.slots == "auto" else settings.engine.slots
     with times.stage("warm_up"):
-        model = SpeechModel(checkpoint, settings.engine.slots)
+        model = SpeechModel(checkpoint, slots)
         model.warm_up()
     with times.stage("first_token"):
         model.step(np.zeros(1, np.int64), np.zeros((1, FRAME_SAMPLES), np.float32))

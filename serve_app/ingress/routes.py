@@ -49,7 +49,7 @@ class Ingress:
         token_secret: bytes | None = None,
     ) -> None:
         """`token_secret` signs browsers' tokens, for all replicas that have the same one."""
-        self._access = Access(settings, token_secret or secrets.token_bytes(32))
+        self._access = Access(settings, token_secret or secrets.token_bytes(32), engines.loads)
         self._settings = settings
         self._engines = engines
         self._metrics = metrics

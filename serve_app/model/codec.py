@@ -99,6 +99,10 @@ class Codec:
         self._memory.index_fill_(0, torch.from_numpy(slots).to(self._device), 0.0)
         self._transformer.reset(slots)
 
+    def pretend_full(self, slots: NDArray[np.int64]) -> None:
+        """See `SpeechModel.pretend_full`."""
+        self._transformer.pretend_full(slots)
+
     def step(self, rows: Rows, frames: Tensor) -> Tensor:
         """Codes int64 [n, codebooks] of one frame per row, `frames` float32 [n, FRAME_SAMPLES]."""
         return self._quantize(self.advance(rows, frames))

@@ -60,6 +60,10 @@ class Decoder:
         self._transformer.start(slots, self._first)
         self._tokens.index_fill_(0, torch.from_numpy(slots).to(self._device), self._first_token)
 
+    def pretend_full(self, slots: NDArray[np.int64]) -> None:
+        """See `SpeechModel.pretend_full`."""
+        self._transformer.pretend_full(slots)
+
     def step(self, rows: Rows, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens int64 [n] and pause probabilities float32 [n, heads] for one frame's codes int64 [n, codebooks]."""
         inputs = torch.cat([codes, rows.take(self._tokens)[:, None]], 1)

@@ -101,6 +101,14 @@ class SpeechModel:
             self._check(history)
         return self._prefill(numbers, histories)
 
+    def pretend_full(self, slots: NDArray[np.int64]) -> None:
+        """Make the caches of `slots` int64 [n] look full, so that steps take as long as they ever will.
+
+        To measure with; reset the slots before streams use them.
+        """
+        self._codec.pretend_full(slots)
+        self._decoder.pretend_full(slots)
+
     def warm_up(self) -> None:
         """Run dummy steps of growing widths, so that a first live step is not a slow one. Leaves all slots reset."""
         every = np.arange(self._slots)

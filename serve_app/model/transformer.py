@@ -120,6 +120,12 @@ class RingTransformer:
         self.positions[slots] = position
         self._oldest[slots] = position
 
+    def pretend_full(self, slots: NDArray[np.int64]) -> None:
+        """Fill the rings of `slots` with zeros, written so that their memory is really there."""
+        self._caches[:, torch.from_numpy(slots).to(self._device)] = 0.0
+        self.positions[slots] = self.context
+        self._oldest[slots] = 0
+
     def first_position(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [layers, 2, heads, dim] of position 0, and the output [1, width], for `x` [1, width]."""
         x, kept, rotation = x[:, None], [], self._rotation(np.zeros(1, np.int64), 1)
