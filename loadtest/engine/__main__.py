@@ -86,7 +86,7 @@ def main(
     if plot:
         draw(result, plot)
     if save:
-        print(f"saved: {report.save(fields)}", file=sys.stderr)
+        print(f"saved: {report.save(fields, report.RESULTS)}", file=sys.stderr)
     if as_json:
         print(json.dumps(fields))
     else:

@@ -5,7 +5,7 @@ Arrivals are the same for whoever is measured; the clock advances by what each s
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from serve_app.speech import FRAME_SAMPLES, FRAME_SECONDS
 
 ACTIVE_SHARE = 0.2
 """Share of the slots that get audio where most of them wait."""
+
+QUEUE_FRAMES = 4
+"""Frames of a stream that wait at most; where the engine falls behind, the others come late."""
 
 Step = Callable[[NDArray[np.int64], NDArray[np.int64]], float]
 """Steps these slots, int64 [n], with these frames of their streams, int64 [n]; returns the seconds that it took."""
@@ -46,73 +49,65 @@ def loads(slots: int) -> list[Load]:
     ]
 
 
-@dataclass
 class Timeline:
     """What one engine makes of a load."""
 
-    load: Load
-    width: int
-    """Slots of the engine."""
-    round_frames: int
-    """Frames of each stream in one `run`."""
-    waits_and_steps_s: list[float] = field(default_factory=list)
-    """From each frame's arrival to its result."""
-    _now: float = 0.0
-    _frames_done: int = 0
-
-    def __post_init__(self) -> None:
-        self._settings = EngineSettings(queue_frames=self.round_frames)
-        self._queues = FrameQueues(self.width, self.round_frames)
+    def __init__(self, load: Load, width: int) -> None:
+        """`width` is the number of slots that the engine has."""
+        self.waits_and_steps_s: list[float] = []
+        """From each frame's arrival to its result."""
+        self._slots, self._phases_s = load.slots, load.phases_s
+        self._now = 0.0
+        self._longest_wait_s = EngineSettings().max_wait_seconds
+        self._queues = FrameQueues(width, QUEUE_FRAMES)
         self._times = StepTimes()
-        self._runs = np.zeros(self.width, bool)
-        self._runs[self.load.slots] = True
-        self._taken = np.zeros(self.width, np.int64)
-        for slot in self.load.slots:
+        self._runs = np.zeros(width, bool)
+        self._runs[load.slots] = True
+        self._arrived, self._taken = np.zeros(width, np.int64), np.zeros(width, np.int64)
+        for slot in load.slots:
             self._queues.clear(int(slot), 0.0)
 
-    def run(self, step: Step) -> None:
-        """`round_frames` more frames of every stream."""
-        arrivals = self._arrivals()
-        self._frames_done += self.round_frames
-        coming = 0
-        nothing = np.zeros((1, FRAME_SAMPLES), np.float32)  # what is in the frames is the caller's business
-        while True:
-            while coming < len(arrivals) and arrivals[coming][0] <= self._now:
-                at, slot = arrivals[coming]
-                self._queues.push(slot, nothing, at)
-                coming += 1
+    def run(self, frames: int, step: Step) -> None:
+        """Go on until every stream has had so many frames since the beginning; some may have had one more or two."""
+        while self._taken[self._slots].min() < frames:
+            self._arrive()
             live, backlog = self._queues.ready(self._runs, self._now)
-            wait = self._wait_s(live, backlog)
-            if wait is None or wait > 0:
-                moments = [] if wait is None else [self._now + wait]
-                moments += [at for at, _ in arrivals[coming : coming + 1]]
-                if not moments:
-                    return
-                self._now = max(min(moments), np.nextafter(self._now, np.inf))
+            next_at = float(self._next_arrivals().min())
+            if not len(live) and not len(backlog):
+                self._now = next_at
                 continue
-            self._step(np.sort(np.concatenate([live, backlog])), step)
+            wait = 0.0
+            if not len(backlog):
+                longest = self._longest_wait_s * self._times.busy_share(self._now)
+                wait = self._queues.wait_seconds(self._runs, live, self._now, longest)
+            if wait > 0:
+                self._now = max(min(self._now + wait, next_at), float(np.nextafter(self._now, np.inf)))
+            else:
+                self._step(np.sort(np.concatenate([live, backlog])), step)
 
-    def _arrivals(self) -> list[tuple[float, int]]:
-        """When the next frames come, and for which slots, in order."""
-        frames = np.arange(self._frames_done, self._frames_done + self.round_frames)
-        times = (frames[:, None] * FRAME_SECONDS + self.load.phases_s).ravel()
-        slots = np.tile(self.load.slots, len(frames))
-        return [(float(times[i]), int(slots[i])) for i in np.argsort(times, kind="stable")]
+    def _next_arrivals(self) -> NDArray[np.float64]:
+        """When the next frame of each stream comes; streams whose queue is full wait for room."""
+        times = self._phases_s + self._arrived[self._slots] * FRAME_SECONDS
+        full = self._arrived[self._slots] - self._taken[self._slots] >= QUEUE_FRAMES
+        return np.where(full, np.inf, times)
 
-    def _wait_s(self, live: NDArray[np.int64], backlog: NDArray[np.int64]) -> float | None:
-        """The batcher's rule: 0 or less is now, None is until something comes."""
-        if len(backlog):
-            return 0.0
-        if not len(live):
-            return None
-        longest = self._settings.max_wait_seconds * self._times.busy_share(self._now)
-        return self._queues.wait_seconds(self._runs, live, self._now, longest)
+    def _arrive(self) -> None:
+        """Queue every frame that has come by now."""
+        nothing = np.zeros((1, FRAME_SAMPLES), np.float32)  # what is in the frames is the caller's business
+        while len(due := np.flatnonzero((times := self._next_arrivals()) <= self._now)):
+            for place in due:
+                slot = int(self._slots[place])
+                self._queues.push(slot, nothing, float(times[place]))
+                self._arrived[slot] += 1
 
     def _step(self, slots: NDArray[np.int64], step: Step) -> None:
-        arrived = np.array([self._queues.oldest_arrival(slots[i : i + 1]) for i in range(len(slots))])
+        arrived = self._phase_of(slots) + self._taken[slots] * FRAME_SECONDS
         self._queues.take(slots)
         took = step(slots, self._taken[slots])
         self._taken[slots] += 1
         self._now += took
         self._times.add(self._now, took, len(slots))
         self.waits_and_steps_s += (self._now - arrived).tolist()
+
+    def _phase_of(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self._phases_s[np.searchsorted(self._slots, slots)]

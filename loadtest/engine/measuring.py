@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from loadtest.engine.clock import measure
@@ -15,10 +14,13 @@ from loadtest.engine.sides import Ours, Said, Side, Upstream
 from loadtest.engine.stages import STAGES
 from serve_app.model import Checkpoint
 from serve_app.samples import load_clips
-from serve_app.speech import FRAME_SAMPLES, FRAME_SECONDS, History, ModelInfo
+from serve_app.speech import FRAME_SAMPLES, FRAME_SECONDS, History
 
 ROUND_FRAMES = 5
 """Frames of each stream that one side takes before it is the other's turn: noise on the machine meets both."""
+
+LEAD_FRAMES = 3
+"""Frames that our model is ahead, so that whatever moshi is given, ours has already said something to it."""
 
 AGES = ("early", "full")
 """Sessions that have just begun, and sessions so long that every cache is full."""
@@ -110,48 +112,72 @@ class Contest:
     def measure(self, load: Load, age: str, effort: Effort) -> Measured:
         """Measure both sides; all slots must be at the same frames on both."""
         sides: list[Side] = [self._ours, *([self._upstream] if self._upstream else [])]
-        timelines = [Timeline(load, self._slots, ROUND_FRAMES) for _ in sides]
-        tallies, agreement = [Tally() for _ in sides], Agreement()
-        self._play(sides, timelines, [Tally() for _ in sides], agreement)  # the first steps of a kind are slow
-        for timeline in timelines:
-            timeline.waits_and_steps_s.clear()
+        timelines, tallies, agreement = (
+            [Timeline(load, self._slots) for _ in sides],
+            [Tally() for _ in sides],
+            Agreement(),
+        )
+        # The first steps of a kind are slow.
+        played = self._play(0, sides, timelines, [Tally() for _ in sides], agreement)
         started_at = time.monotonic()
         for _ in range(max(1, round(effort.audio_s / FRAME_SECONDS / ROUND_FRAMES))):
-            self._play(sides, timelines, tallies, agreement)
-            for tally, timeline in zip(tallies, timelines, strict=True):
-                tally.waits_and_steps_s, timeline.waits_and_steps_s = [
-                    *tally.waits_and_steps_s, *timeline.waits_and_steps_s,
-                ], []  # fmt: skip
+            played = self._play(played, sides, timelines, tallies, agreement)
             if load.name == "aligned":
-                self._split(sides, timelines, tallies, agreement)
+                played = self._split(played, sides, timelines, tallies, agreement)
             if time.monotonic() - started_at > effort.most_s:
                 break
+        self._catch_up(agreement)
         return Measured(self._slots, age, load.name, tallies[0], tallies[1] if self._upstream else None, agreement)
 
     def _split(
-        self, sides: Sequence[Side], timelines: Sequence[Timeline], tallies: Sequence[Tally], agreement: Agreement
-    ) -> None:
-        """A round that tells the stages apart; only those count."""
+        self,
+        played: int,
+        sides: Sequence[Side],
+        timelines: Sequence[Timeline],
+        tallies: Sequence[Tally],
+        agreement: Agreement,
+    ) -> int:
+        """A round that tells the stages apart; nothing else of it counts."""
         for side in sides:
             side.stages.on = True
-        splits = [Tally(stages_s=tally.stages_s) for tally in tallies]
-        self._play(sides, timelines, splits, agreement)
-        for side, timeline in zip(sides, timelines, strict=True):
+        stages = [Tally(stages_s=tally.stages_s) for tally in tallies]
+        played = self._play(played, sides, timelines, stages, agreement)
+        for side in sides:
             side.stages.on = False
-            timeline.waits_and_steps_s.clear()
+        return played
 
     def _play(
-        self, sides: Sequence[Side], timelines: Sequence[Timeline], tallies: Sequence[Tally], agreement: Agreement
-    ) -> None:
-        self._said.clear()
+        self,
+        played: int,
+        sides: Sequence[Side],
+        timelines: Sequence[Timeline],
+        tallies: Sequence[Tally],
+        agreement: Agreement,
+    ) -> int:
+        """A round for each side; returns how many frames of each stream have been played then."""
+        until = played + ROUND_FRAMES
         for side, timeline, tally in zip(sides, timelines, tallies, strict=True):
 
-            def step(slots: NDArray[np.int64], frames: NDArray[np.int64], side: Side = side, tally: Tally = tally):
+            def step(
+                slots: NDArray[np.int64], frames: NDArray[np.int64], side: Side = side, tally: Tally = tally
+            ) -> float:
                 said, took = self._step(side, slots, frames, tally)
                 self._note(side, slots, frames, said, agreement)
                 return took
 
-            timeline.run(step)
+            timeline.waits_and_steps_s.clear()
+            timeline.run(until + LEAD_FRAMES if side is self._ours else until, step)
+            tally.waits_and_steps_s += timeline.waits_and_steps_s
+        return until
+
+    def _catch_up(self, agreement: Agreement) -> None:
+        """Moshi takes what only ours has had, so that both are at the same frames again."""
+        while self._said and self._upstream:
+            next_frames = dict(sorted(self._said, reverse=True))  # of each slot the earliest stays
+            slots = np.array(sorted(next_frames))
+            frames = np.array([next_frames[slot] for slot in slots.tolist()])
+            said = self._upstream.step(slots, self._audio.of(slots, frames))
+            self._note(self._upstream, slots, frames, said, agreement)
 
     def _step(
         self, side: Side, slots: NDArray[np.int64], frames: NDArray[np.int64], tally: Tally
@@ -177,17 +203,6 @@ class Contest:
             if self._upstream:
                 self._said.update(zip(places, zip(said.tokens.tolist(), said.codes, strict=True), strict=True))
             return
-        ours = [self._said[place] for place in places]
+        ours = [self._said.pop(place) for place in places]
         expected = Said(np.array([token for token, _ in ours]), np.stack([codes for _, codes in ours]))
         compare(self._upstream, slots, said, expected, self._tie, agreement)
-
-
-def describe(info: ModelInfo) -> str:
-    """The model in a few words."""
-    return f"{info.name}: context {info.context_frames} frames, {info.codebooks} codebooks"
-
-
-def empty_cache(device: torch.device) -> None:
-    """Give memory of models that are gone back to the device."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -88,8 +88,8 @@ def print_table(result: Result) -> None:
         print(f"share of the arithmetic floor reached, most streams, aligned: {fields['floor_share']:.3f}")
 
 
-def save(fields: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write the result to a file of its own; returns its path."""
+def save(fields: dict[str, Any], folder: Path) -> Path:
+    """Write the result to a file of its own in `folder`; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     moment = datetime.fromisoformat(fields["started_at"])
     name = "".join(letter if letter.isalnum() else "-" for letter in f"{fields['model']}-{fields['device']}").lower()

@@ -35,6 +35,9 @@ FIRST_WIDTHS = (1, 8)
 REFINEMENTS = 3
 """Tries between a number of slots that fits and one that does not."""
 
+MOST_SECONDS = 4.0
+"""No number of slots is tried after so long."""
+
 TRIES = (2, 8)
 """Least and most steps for each number of slots; the quickest counts."""
 
@@ -50,26 +53,29 @@ class Sizing:
     """A number of slots, and why not more."""
 
     slots: int
-    bound: Literal["memory", "step time", "nothing in real time"]
+    bound: Literal["memory", "step time", "time to measure", "nothing in real time"]
     step_seconds: dict[int, float]
     """Measured steps, by the number of slots that took part."""
 
 
-def find_slots(step_seconds: Callable[[int], float], most: int, longest: float) -> Sizing:
+def find_slots(
+    step_seconds: Callable[[int], float], most: int, longest: float, is_late: Callable[[], bool] = lambda: False
+) -> Sizing:
     """The largest number of slots up to `most` whose step, `step_seconds(slots)`, was seen to take at most `longest`.
 
-    Longer steps are assumed for more slots. Where not even one slot steps in time the answer is one.
+    Longer steps are assumed for more slots. Nothing more is tried once `is_late()`. Where not even one slot steps in
+    time the answer is one.
     """
     measured: dict[int, float] = {}
     fits, too_many, width = 0, 0, 1
-    while not too_many and fits < most:
+    while not too_many and fits < most and not (fits and is_late()):
         measured[width] = step_seconds(width)
         if measured[width] > longest:
             too_many = width
         else:
             fits, width = width, min(most, max(2 * width, FIRST_WIDTHS[1]))
     for _ in range(REFINEMENTS):
-        if too_many - fits <= 1 or not fits:
+        if too_many - fits <= 1 or not fits or is_late():
             break
         slope = (measured[too_many] - measured[fits]) / (too_many - fits)
         width = min(too_many - 1, max(fits + 1, int(fits + (longest - measured[fits]) / slope)))
@@ -77,7 +83,7 @@ def find_slots(step_seconds: Callable[[int], float], most: int, longest: float) 
         fits, too_many = (width, too_many) if measured[width] <= longest else (fits, width)
     if not fits:
         return Sizing(1, "nothing in real time", measured)
-    return Sizing(fits, "step time" if too_many else "memory", measured)
+    return Sizing(fits, "step time" if too_many else "memory" if fits == most else "time to measure", measured)
 
 
 def slots_in_memory(free_bytes: int, bytes_per_slot: int) -> int:
@@ -100,7 +106,9 @@ def choose_slots(checkpoint: Checkpoint, engine: EngineSettings) -> int:
         free_bytes = host_bytes
         most = slots_in_memory(free_bytes, state_bytes + queue_bytes)
     longest = min(STEP_SHARE, 1.0 - engine.min_headroom) * FRAME_SECONDS
-    sizing = find_slots(partial(_step_seconds, checkpoint), most, longest)
+    sizing = find_slots(
+        partial(_step_seconds, checkpoint), most, longest, lambda: time.monotonic() - started_at > MOST_SECONDS
+    )
     tell = _log.warning if sizing.bound == "nothing in real time" else _log.info
     tell(
         "slots chosen",
