@@ -1,7 +1,10 @@
 """How many slots an engine promises: from steps of known length, and on the real model."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,8 +68,17 @@ def test_free_memory_is_some_and_not_more_than_the_machine_has() -> None:
     assert 2**20 < free_host_bytes() < 2**50
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """Other tests run beside this one: threads that wait for each other would measure those."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_one_thread")
 def test_an_engine_that_chose_its_slots_takes_so_many_streams_and_no_more() -> None:
-    settings = settings_module.from_args({"engine": {"slots": "auto"}}, environ={})
+    settings = settings_module.from_args({"engine": {"slots": "auto", "torch_threads": 1}}, environ={})
     model = load_model(settings)
     assert 1 <= model.slots <= MOST_SLOTS
     batcher = Batcher(
