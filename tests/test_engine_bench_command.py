@@ -77,7 +77,7 @@ def test_the_published_shapes_are_models_that_the_service_runs(tmp_path: Path) -
 
 
 def test_an_engine_starts_in_a_process_of_its_own_and_tells_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
-    seconds = cold_start.measure("configs/models/demo", "float32", None, "cpu", 2)
+    seconds = cold_start.measure(str(MODELS_FOLDER / "demo"), "float32", None, "cpu", 2)
     assert {"process_seconds", "imports_seconds", "weights_seconds", "warm_up_seconds", "first_token_seconds"} < set(
         seconds
     )
