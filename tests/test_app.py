@@ -3,6 +3,7 @@
 import pytest
 
 from serve_app.app import build, listening_host
+from serve_app.engine.deployment import CONTROL_CALLS
 from serve_app.settings import MOST_SLOTS, SettingsError
 
 
@@ -30,7 +31,7 @@ def test_the_builder_asks_where_its_serve_listens(monkeypatch, host):
             build({})
 
 
-@pytest.mark.parametrize(("slots", "most"), [(8, 10), ("auto", MOST_SLOTS + 2)])
+@pytest.mark.parametrize(("slots", "most"), [(8, 8), ("auto", MOST_SLOTS)])
 def test_serve_lets_through_what_an_engine_may_have_slots_for(slots, most):
     engine = build({"engine": {"slots": slots}})._bound_deployment.init_args[1]
-    assert engine._bound_deployment.max_ongoing_requests == most
+    assert engine._bound_deployment.max_ongoing_requests == most + CONTROL_CALLS
