@@ -1,4 +1,4 @@
-"""What a piece of work costs: time on the wall, and compute time."""
+"""What a piece of work costs: time until it is done, and compute time."""
 
 import time
 from collections.abc import Callable
@@ -12,9 +12,11 @@ Result = TypeVar("Result")
 class Cost(NamedTuple):
     """Seconds that a piece of work took."""
 
-    wall_s: float
+    step_s: float
+    """How long one waits for it. On a CPU at most the CPU time of all threads, which is never less than it takes on a
+    machine that has nothing else to do: what other programs do to the time on the wall does not count."""
     compute_s: float
-    """CPU time of all threads, or time on the GPU: other programs on the same cores do not count."""
+    """CPU time of all threads, or time on the GPU."""
 
 
 def measure(device: torch.device, work: Callable[[], Result]) -> tuple[Result, Cost]:
@@ -30,4 +32,5 @@ def measure(device: torch.device, work: Callable[[], Result]) -> tuple[Result, C
         return result, Cost(time.perf_counter() - started_at, begin.elapsed_time(end) / 1e3)
     cpu_at, started_at = time.process_time(), time.perf_counter()
     result = work()
-    return result, Cost(time.perf_counter() - started_at, time.process_time() - cpu_at)
+    wall_s, compute_s = time.perf_counter() - started_at, time.process_time() - cpu_at
+    return result, Cost(min(wall_s, compute_s), compute_s)

@@ -185,14 +185,14 @@ class Contest:
         audio = self._audio.of(slots, frames)
         side.stages.take()
         said, cost = measure(self._device, lambda: side.step(slots, audio))
-        tally.steps_s.append(cost.wall_s)
+        tally.steps_s.append(cost.step_s)
         tally.compute_s += cost.compute_s
         tally.audio_s += len(slots) * FRAME_SECONDS
         if side.stages.on:
             spent = side.stages.take()
-            for name, seconds in {**spent, "rest": cost.wall_s - sum(spent.values())}.items():
+            for name, seconds in {**spent, "rest": cost.step_s - sum(spent.values())}.items():
                 tally.stages_s[name].append(seconds)
-        return said, cost.wall_s
+        return said, cost.step_s
 
     def _note(
         self, side: Side, slots: NDArray[np.int64], frames: NDArray[np.int64], said: Said, agreement: Agreement

@@ -30,7 +30,7 @@ class Stages:
             if not self.on:
                 return work(*arguments)
             result, cost = measure(self._device, lambda: work(*arguments))
-            self.spent_s[name] += cost.wall_s
+            self.spent_s[name] += cost.step_s
             return result
 
         return watched
