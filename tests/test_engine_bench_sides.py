@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from loadtest.engine.capacity import realtime_streams
 from loadtest.engine.comparing import NEAR_TIE, Agreement, compare
 from loadtest.engine.loads import loads
 from loadtest.engine.measuring import ROUND_FRAMES, Audio, Contest, Effort, full_histories
@@ -98,3 +99,10 @@ def test_our_model_can_be_measured_alone(checkpoint, audio) -> None:
     assert measured.moshi is None
     assert measured.ratio is None
     assert measured.ours.compute_ms_per_audio_s > 0
+
+
+@pytest.mark.parametrize("age", ["early", "full"])
+def test_the_search_for_more_streams_stays_within_memory(checkpoint, audio, age: str) -> None:
+    contest = Contest(checkpoint, audio, Ours(checkpoint, 1), None)
+    measured = [contest.measure(load, age, EFFORT) for load in loads(1)]
+    assert 0 <= realtime_streams(checkpoint, audio, measured, age, most=2) <= 2
