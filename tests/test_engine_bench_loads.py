@@ -16,9 +16,9 @@ def load_named(name: str, slots: int) -> Load:
     return next(load for load in loads(slots) if load.name == name)
 
 
-def play(load: Load, width: int, step_s: float, rounds: int = 3):
+def play(load: Load, width: int, step_s: float, rounds: int = 3, max_wait_s: float = 0.005):
     """The batches of rounds of four frames, and the timeline afterwards."""
-    timeline, batches = Timeline(load, width), []
+    timeline, batches = Timeline(load, width, max_wait_s), []
 
     def step(slots, frames) -> float:
         batches.append((slots.tolist(), frames.tolist()))
@@ -63,6 +63,13 @@ def test_frames_at_random_phases_do_not_wait_for_a_quick_model_and_share_steps_o
     slow, timeline = play(load_named("random", 6), 6, 0.06)
     assert max(len(taken) for taken, _ in slow) > 3
     assert max(timeline.waits_and_steps_s) <= 2 * 0.06 + 0.005
+
+
+def test_a_busy_model_that_may_wait_longer_makes_fewer_steps() -> None:
+    impatient, _ = play(load_named("random", 16), 16, 0.01)
+    patient, timeline = play(load_named("random", 16), 16, 0.01, max_wait_s=0.03)
+    assert len(patient) < len(impatient)
+    assert max(timeline.waits_and_steps_s) <= 0.03 + 2 * 0.01 + 1e-6
 
 
 def test_a_model_that_is_too_slow_falls_behind_more_and_more() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtest.engine import cold_start, report
+from loadtest.engine.loads import DEFAULT_MAX_WAIT_S
 from loadtest.engine.measuring import AGES, Effort
 from loadtest.engine.models import source_of
 from loadtest.engine.plot import draw
@@ -34,6 +35,7 @@ def main(
     ages: Annotated[str, typer.Option(help="early: sessions that have just begun; full: caches full.")] = "early,full",
     seconds: Annotated[float, typer.Option(min=0.4, help="Audio of each stream, per load.")] = 4.0,
     most_seconds: Annotated[float, typer.Option(min=0, help="No new round of a load after so long.")] = 30.0,
+    max_wait: Annotated[float, typer.Option(min=0, help="As engine.max_wait_seconds.")] = DEFAULT_MAX_WAIT_S,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; all cores without it.")] = None,
     search: Annotated[bool, typer.Option(help="Look for the largest number of streams in real time.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -52,7 +54,7 @@ def main(
     if device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("--device: expected a CUDA GPU for cuda, torch sees none on this machine")
     where = torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
-    plan = Plan(counts, chosen_ages, Effort(seconds, most_seconds), search, threads)
+    plan = Plan(counts, chosen_ages, Effort(seconds, most_seconds, max_wait), search, threads)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

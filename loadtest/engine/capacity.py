@@ -16,7 +16,8 @@ PRECISION = 0.04
 TRIES = 2
 """Other programs may disturb a try; what succeeds once can be carried."""
 
-PROBE = Effort(audio_s=2.0, most_s=10.0)
+PROBE_AUDIO_S, PROBE_MOST_S = 2.0, 10.0
+"""How long a number of streams is tried."""
 
 
 def percentile_s(values: list[float], percent: float) -> float:
@@ -62,8 +63,11 @@ def upper_bound(measured: list[Measured]) -> int:
     return max(2, int(1.25 * (many + max(0.0, FRAME_SECONDS - long) / per_stream)))
 
 
-def realtime_streams(checkpoint: Checkpoint, audio: Audio, measured: list[Measured], age: str, most: int) -> int:
+def realtime_streams(
+    checkpoint: Checkpoint, audio: Audio, measured: list[Measured], age: str, most: int, max_wait_s: float
+) -> int:
     """Streams at random phases whose frames have their results in time, at most `most`."""
+    effort = Effort(PROBE_AUDIO_S, PROBE_MOST_S, max_wait_s)
     good = in_time(measured, age)
     most = min(most, upper_bound([one for one in measured if one.age == age]))
     ours = Ours(checkpoint, most)
@@ -75,6 +79,6 @@ def realtime_streams(checkpoint: Checkpoint, audio: Audio, measured: list[Measur
         load = next(load for load in loads(streams) if load.name == "random")
         if age == "early":
             ours.restart()
-        return any(in_real_time(contest.measure(load, age, PROBE).ours.waits_and_steps_s) for _ in range(TRIES))
+        return any(in_real_time(contest.measure(load, age, effort).ours.waits_and_steps_s) for _ in range(TRIES))
 
     return largest(fits, most, min(max(good, default=0), most))

@@ -21,6 +21,8 @@ ACTIVE_SHARE = 0.2
 QUEUE_FRAMES = 4
 """Frames of a stream that wait at most; where the engine falls behind, the others come late."""
 
+DEFAULT_MAX_WAIT_S = EngineSettings().max_wait_seconds
+
 Step = Callable[[NDArray[np.int64], NDArray[np.int64]], float]
 """Steps these slots, int64 [n], with these frames of their streams, int64 [n]; returns the seconds that it took."""
 
@@ -52,13 +54,13 @@ def loads(slots: int) -> list[Load]:
 class Timeline:
     """What one engine makes of a load."""
 
-    def __init__(self, load: Load, width: int) -> None:
-        """`width` is the number of slots that the engine has."""
+    def __init__(self, load: Load, width: int, max_wait_s: float = DEFAULT_MAX_WAIT_S) -> None:
+        """`width` is the number of slots that the engine has, `max_wait_s` its setting `max_wait_seconds`."""
         self.waits_and_steps_s: list[float] = []
         """From each frame's arrival to its result."""
         self._slots, self._phases_s = load.slots, load.phases_s
         self._now = 0.0
-        self._longest_wait_s = EngineSettings().max_wait_seconds
+        self._max_wait_s = max_wait_s
         self._queues = FrameQueues(width, QUEUE_FRAMES)
         self._times = StepTimes()
         self._runs = np.zeros(width, bool)
@@ -78,7 +80,7 @@ class Timeline:
                 continue
             wait = 0.0
             if not len(backlog):
-                longest = self._longest_wait_s * self._times.busy_share(self._now)
+                longest = self._max_wait_s * self._times.busy_share(self._now)
                 wait = self._queues.wait_seconds(self._runs, live, self._now, longest)
             if wait > 0:
                 self._now = max(min(self._now + wait, next_at), float(np.nextafter(self._now, np.inf)))

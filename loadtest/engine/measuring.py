@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from loadtest.engine.clock import measure
 from loadtest.engine.comparing import NEAR_TIE, Agreement, compare
-from loadtest.engine.loads import Load, Timeline
+from loadtest.engine.loads import DEFAULT_MAX_WAIT_S, Load, Timeline
 from loadtest.engine.sides import Ours, Said, Side, Upstream
 from loadtest.engine.stages import STAGES
 from serve_app.model import Checkpoint
@@ -34,6 +34,8 @@ class Effort:
     """Audio of each stream."""
     most_s: float
     """No new round after so many seconds, whatever was measured until then."""
+    max_wait_s: float = DEFAULT_MAX_WAIT_S
+    """How long a frame may wait for others, the setting `engine.max_wait_seconds`."""
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Contest:
         """Measure both sides; all slots must be at the same frames on both."""
         sides: list[Side] = [self._ours, *([self._upstream] if self._upstream else [])]
         timelines, tallies, agreement = (
-            [Timeline(load, self._slots) for _ in sides],
+            [Timeline(load, self._slots, effort.max_wait_s) for _ in sides],
             [Tally() for _ in sides],
             Agreement(),
         )

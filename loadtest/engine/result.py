@@ -23,6 +23,7 @@ class Result:
     dtype: str
     bytes_per_stream: int
     work: Work
+    max_wait_s: float
     measured: list[Measured] = field(default_factory=list)
     realtime_streams: int = 0
     started_at: str = ""
@@ -38,6 +39,7 @@ class Result:
             "commit": self.commit,
             "model": self.model,
             "dtype": self.dtype,
+            "max_wait_seconds": self.max_wait_s,
             "command": self.command,
             "started_at": self.started_at,
             "copy_bytes_per_s": round(self.machine.bytes_per_s),

@@ -46,7 +46,7 @@ def run(source: Source, device: torch.device, plan: Plan, progress: Callable[[fl
     bytes_per_stream = Ours(checkpoint, 1).model.bytes_per_slot
     result = Result(
         checkpoint.info.name, "", machine.commit(), rates, str(source.dtype).removeprefix("torch."), bytes_per_stream,
-        work_of(checkpoint, bytes_per_stream),
+        work_of(checkpoint, bytes_per_stream), plan.effort.max_wait_s,
     )  # fmt: skip
     steps = len(plan.counts) * len(plan.ages) * len(loads(1)) + 1
     for streams in plan.counts:
@@ -59,7 +59,9 @@ def run(source: Source, device: torch.device, plan: Plan, progress: Callable[[fl
     if plan.search:
         progress(1 - 1 / steps, "looking for the largest number of streams")
         most = int(MEMORY_SHARE * machine.free_bytes(device) / bytes_per_stream)
-        result.realtime_streams = realtime_streams(checkpoint, audio, result.measured, result.age, most)
+        result.realtime_streams = realtime_streams(
+            checkpoint, audio, result.measured, result.age, most, plan.effort.max_wait_s
+        )
     else:
         result.realtime_streams = max(in_time(result.measured, result.age), default=0)
     progress(1.0, "done")
