@@ -1,4 +1,4 @@
-"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt keys`, `stt demo`."""
+"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt smoke`, `stt keys`, `stt demo`."""
 
 import typer
 
@@ -6,6 +6,7 @@ from serve_app.cli.demo import demo
 from serve_app.cli.keys import keys
 from serve_app.cli.mic import mic
 from serve_app.cli.serve import serve
+from serve_app.cli.smoke import smoke
 from serve_app.cli.transcribe import transcribe
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command()(mic)
 app.command()(serve)
+app.command()(smoke)
 app.command()(demo)
 app.add_typer(keys, name="keys")
 

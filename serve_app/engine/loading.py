@@ -24,10 +24,11 @@ def load_model(settings: Settings, times: StartTimes | None = None) -> Model:
     """Load the checkpoint the settings name, onto the device they name, and run it warm.
 
     `times` are those of the whole start, which the log tells. Raises CheckpointError if the checkpoint is not what it
-    should be, and SettingsError if the device is not there.
+    should be, and SettingsError if the device is not there or cannot do what is asked of it.
     """
     times = times or StartTimes()
     device = choose_device(settings.engine.device)
+    check_cache_dtype(settings.engine.kv_cache_dtype, device)
     wanted = settings.model_settings
     default_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype = _DTYPES.get(wanted.dtype, default_dtype)
@@ -46,7 +47,7 @@ def load_model(settings: Settings, times: StartTimes | None = None) -> Model:
     with times.stage("slots"):
         slots = choose_slots(checkpoint, settings.engine) if settings.engine.slots == "auto" else settings.engine.slots
     with times.stage("warm_up"):
-        model = SpeechModel(checkpoint, slots)
+        model = SpeechModel(checkpoint, slots, kv_cache_dtype=settings.engine.kv_cache_dtype)
         model.warm_up()
     with times.stage("first_token"):
         model.step(np.zeros(1, np.int64), np.zeros((1, FRAME_SAMPLES), np.float32))
@@ -71,3 +72,14 @@ def choose_device(wanted: str) -> torch.device:
     if not torch.cuda.is_available():
         raise SettingsError([f"engine.device: expected a CUDA GPU for {wanted!r}, torch sees none on this node"])
     return torch.device("cuda")
+
+
+def check_cache_dtype(wanted: str, device: torch.device) -> None:
+    """Raises SettingsError for a `kv_cache_dtype` that the device has no numbers for."""
+    if wanted != "fp8":
+        return
+    expected = "engine.kv_cache_dtype: expected a GPU of compute capability 8.9 or newer for 'fp8', got"
+    if device.type != "cuda":
+        raise SettingsError([f"{expected} a CPU"])
+    if (capability := torch.cuda.get_device_capability(device)) < (8, 9):
+        raise SettingsError([f"{expected} {'.'.join(map(str, capability))}"])

@@ -95,7 +95,7 @@ def choose_slots(checkpoint: Checkpoint, engine: EngineSettings) -> int:
     """Measure the model on its device, for a few seconds at most, and say in the log what was decided and why."""
     started_at = time.monotonic()
     device = checkpoint.device
-    state_bytes = SpeechModel(checkpoint, 1).bytes_per_slot
+    state_bytes = SpeechModel(checkpoint, 1, kv_cache_dtype=engine.kv_cache_dtype).bytes_per_slot
     queue_bytes = engine.queue_frames * FRAME_SAMPLES * np.dtype(np.float32).itemsize
     host_bytes = free_host_bytes() // engine.replicas  # they may all be on this machine
     if device.type == "cuda":
@@ -107,7 +107,7 @@ def choose_slots(checkpoint: Checkpoint, engine: EngineSettings) -> int:
         most = slots_in_memory(free_bytes, state_bytes + queue_bytes)
     longest = min(STEP_SHARE, 1.0 - engine.min_headroom) * FRAME_SECONDS
     sizing = find_slots(
-        partial(_step_seconds, checkpoint), most, longest, lambda: time.monotonic() - started_at > MOST_SECONDS
+        partial(_step_seconds, checkpoint, engine), most, longest, lambda: time.monotonic() - started_at > MOST_SECONDS
     )
     tell = _log.warning if sizing.bound == "nothing in real time" else _log.info
     tell(
@@ -134,14 +134,14 @@ def free_host_bytes() -> int:
         return free
 
 
-def _step_seconds(checkpoint: Checkpoint, slots: int) -> float:
+def _step_seconds(checkpoint: Checkpoint, engine: EngineSettings, slots: int) -> float:
     """Time of a step of so many slots, their caches full.
 
     On a CPU it is at most the CPU time of all threads: what else the machine happens to do while an engine starts says
     nothing about later, and a step that has the cores to itself takes no longer.
     """
     on_cpu = checkpoint.device.type == "cpu"
-    model, every = SpeechModel(checkpoint, slots), np.arange(slots)
+    model, every = SpeechModel(checkpoint, slots, kv_cache_dtype=engine.kv_cache_dtype), np.arange(slots)
     model.pretend_full(every)
     frames = np.zeros((slots, FRAME_SAMPLES), np.float32)
     times: list[float] = []
