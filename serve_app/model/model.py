@@ -74,7 +74,8 @@ class SpeechModel:
     @property
     def bytes_per_slot(self) -> int:
         """Memory on the device that each slot takes."""
-        return (self._codec.state_bytes + self._decoder.state_bytes) // self._slots
+        slots = len(self._decoder.rings.positions)  # one more than streams use, where there are graphs
+        return (self._codec.state_bytes + self._decoder.state_bytes) // slots
 
     @torch.inference_mode()
     def reset(self, slots: NDArray[np.int64]) -> None:
