@@ -19,7 +19,7 @@ from serve_app.autoscaling import EnginePolicy
 from serve_app.engine.deployment import CONTROL_CALLS, Engine
 from serve_app.ingress.deployment import IngressReplica
 from serve_app.ingress.router import OldestFirstRouter
-from serve_app.settings import EngineSettings, Settings
+from serve_app.settings import MOST_SLOTS, EngineSettings, Settings
 
 SESSIONS_PER_INGRESS = 4_096
 """Connections an ingress replica takes at once: more than it can carry, so that the engines' slots are the limit."""
@@ -59,7 +59,8 @@ def wire(settings: Settings) -> Application:
         name="engine",
         **number_of_engines(engine),
         ray_actor_options=actor_options,
-        max_ongoing_requests=engine.slots + CONTROL_CALLS,
+        # Where the engine chooses its slots itself, its refusal is the limit: nobody else knows their number yet.
+        max_ongoing_requests=(MOST_SLOTS if engine.slots == "auto" else engine.slots) + CONTROL_CALLS,
         # -1: a call that finds every replica full waits and so drives scaling; the ingress bounds the wait itself.
         max_queued_requests=-1,
         request_router_config=RequestRouterConfig(

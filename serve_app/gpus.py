@@ -100,11 +100,12 @@ class Gpu(_Facts):
     capacity: dict[str, Capacity]
     """By model."""
 
-    def memory_slots(self, model: ModelCost, share: float = 1.0) -> int:
-        """Sessions whose caches fit into this share of the memory, beside the weights."""
+    def memory_slots(self, model: ModelCost, share: float = 1.0, *, eight_bit: bool = False) -> int:
+        """Sessions whose caches, of 8-bit floats or not, fit into this share of the memory, beside the weights."""
         free = self.memory_gigabytes * MEMORY_SHARE * share - RESERVED_GIGABYTES
         free -= model.weights_gigabytes * self._size
-        return max(0, int(free / (model.session_megabytes * self._size / 1000)))
+        megabytes = model.session_megabytes * (0.5 if eight_bit else self._size)
+        return max(0, int(free / (megabytes / 1000)))
 
     def step_seconds(self, model: ModelCost, sessions: Number) -> Number:
         """What one step for so many sessions at full context takes, derived; of an array, each."""
@@ -148,10 +149,10 @@ class Gpus(_Facts):
             " others can be added to configs/gpus.yaml"
         )
 
-    def check_fit(self, name: str, model: str, slots: int, share: float = 1.0) -> None:
+    def check_fit(self, name: str, model: str, slots: int, share: float = 1.0, *, eight_bit: bool = False) -> None:
         """Raises ValueError if so many slots do not fit into this share of the GPU; models of unknown cost do."""
         gpu, cost = self.gpu(name), self.models.get(model)
-        if cost and slots > (most := gpu.memory_slots(cost, share)):
+        if cost and slots > (most := gpu.memory_slots(cost, share, eight_bit=eight_bit)):
             part = f"{share:g} of " if share < 1 else ""
             advice = "; take a GPU with more memory" if most < 1 else ""
             raise ValueError(

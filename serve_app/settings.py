@@ -48,6 +48,9 @@ DEFAULT_ORIGIN = "serve_config.yaml"
 
 MEBIBYTE = 2**20
 
+MOST_SLOTS = 4096
+"""Largest number of slots of one engine replica."""
+
 HEADROOM_MARGIN = 0.05
 """An engine counts as full a little before its admission closes, so that the next one has time to start."""
 
@@ -162,8 +165,8 @@ class AutoscalingSettings(_Group):
 class EngineSettings(_Group):
     """The engine deployment: the replicas that hold the model."""
 
-    slots: int = Field(default=32, ge=1, le=4096)
-    """Concurrent sessions per engine replica."""
+    slots: int | Literal["auto"] = 32
+    """Concurrent sessions per engine replica, 1 to 4096; `auto`: as many as a replica's memory and step time allow."""
 
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower_case)] = "auto"
     """Where the model runs; `auto` takes the GPU Ray gave the replica, else the CPU."""
@@ -216,6 +219,16 @@ class EngineSettings(_Group):
 
     graceful_shutdown_timeout_seconds: float = Field(default=30.0, ge=0)
     """How long a stopping replica keeps its sessions while they move to other replicas; then Serve kills it."""
+
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        """Checked here, because a union's own errors speak of each of its types."""
+        if isinstance(value, str) and value.lower() == "auto":
+            return "auto"
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_SLOTS:
+            raise ValueError(f"expected a whole number from 1 to {MOST_SLOTS}, or 'auto', got {value!r}")
+        return value
 
     @field_validator("gpu", mode="before")
     @classmethod
@@ -274,6 +287,9 @@ class EngineSettings(_Group):
     def _either_fixed_or_autoscaled(self) -> Self:
         if self.autoscaling and "replicas" in self.model_fields_set:
             raise ValueError(f"replicas: expected no fixed number beside autoscaling, got {self.replicas}")
+        if self.autoscaling and self.slots == "auto":
+            # The policy divides sessions by slots before any engine runs that could tell its own number.
+            raise ValueError("slots: expected a number together with autoscaling, got 'auto'")
         return self
 
 
@@ -511,10 +527,9 @@ class Settings(_Group):
         """What `model` stands for; travels with this object, so replicas need no model file."""
         return self._model_settings
 
-    @property
-    def most_sessions_per_key(self) -> int:
-        """Sessions that one API key may hold at an ingress replica."""
-        return max(1, int(self.ingress.key_share * self.engine.slots * self.engine.most_replicas))
+    def most_sessions_per_key(self, slots_per_engine: float) -> int:
+        """Sessions that one API key may hold at an ingress replica, where engines have so many slots."""
+        return max(1, int(self.ingress.key_share * slots_per_engine * self.engine.most_replicas))
 
     @field_validator("model")
     @classmethod
@@ -535,21 +550,25 @@ class Settings(_Group):
     @model_validator(mode="after")
     def _model_fits_gpu(self) -> Self:
         engine = self.engine
-        if engine.gpu:
+        if engine.gpu and engine.slots != "auto":
             model, share = name_of_model(self.model), min(engine.reserved_gpus, 1.0)
             try:
-                read_gpus().check_fit(engine.gpu, model, engine.slots, share)
+                read_gpus().check_fit(engine.gpu, model, engine.slots, share, eight_bit=engine.kv_cache_dtype == "fp8")
             except ValueError as error:
                 raise ValueError(f"engine.slots: {error}") from None
         return self
+
+
+def _slots(text: str) -> int | str:
+    return text if text.lower() == "auto" else int(text)
 
 
 ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], object]]] = MappingProxyType(
     {
         "KYUTAI_APP_NAME": (("app_name",), str),
         "MODEL_NAME": (("model",), str),
-        "BATCH_SIZE": (("engine", "slots"), int),
-        "MAX_CONCURRENT_SESSIONS": (("engine", "slots"), int),
+        "BATCH_SIZE": (("engine", "slots"), _slots),
+        "MAX_CONCURRENT_SESSIONS": (("engine", "slots"), _slots),
         "KYUTAI_GPU": (("engine", "gpu"), str),
         "LOOM_MODEL_DEVICE": (("engine", "device"), str),
         "LOOM_MODEL_CACHE_DIR": (("engine", "model_cache_dir"), str),

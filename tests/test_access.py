@@ -283,3 +283,16 @@ async def test_our_client_says_which_key_is_missing_and_keeps_it_to_itself(servi
     async with client.connect(service.url, api_key=KEY) as stream:
         await stream.end()
         assert [event.type async for event in stream][-1] == "done"
+
+
+def test_the_share_of_a_key_follows_from_the_slots_that_engines_chose():
+    loads: dict[str, dict[str, float]] = {}
+    settings = settings_module.from_args(
+        {"engine": {"slots": "auto", "replicas": 3}, "ingress": {"key_share": 0.5}}, environ={}
+    )
+    access = Access(settings, b"s" * 32, lambda: loads)
+    assert access.most_sessions("ann") == settings_module.MOST_SLOTS, "nobody knows yet"
+    loads["one"] = {}
+    assert access.most_sessions("ann") == settings_module.MOST_SLOTS
+    loads["one"], loads["two"] = {"slots": 10.0}, {"slots": 30.0}
+    assert access.most_sessions("ann") == 30, "half of three engines, the third as large as the others"

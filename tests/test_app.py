@@ -3,7 +3,8 @@
 import pytest
 
 from serve_app.app import build, listening_host
-from serve_app.settings import SettingsError
+from serve_app.engine.deployment import CONTROL_CALLS
+from serve_app.settings import MOST_SLOTS, SettingsError
 
 
 def test_where_no_serve_runs_nothing_listens():
@@ -28,3 +29,9 @@ def test_the_builder_asks_where_its_serve_listens(monkeypatch, host):
     else:
         with pytest.raises(SettingsError, match=r"http_options\.host: expected 127\.0\.0\.1"):
             build({})
+
+
+@pytest.mark.parametrize(("slots", "most"), [(8, 8), ("auto", MOST_SLOTS)])
+def test_serve_lets_through_what_an_engine_may_have_slots_for(slots, most):
+    engine = build({"engine": {"slots": slots}})._bound_deployment.init_args[1]
+    assert engine._bound_deployment.max_ongoing_requests == most + CONTROL_CALLS

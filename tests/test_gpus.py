@@ -63,4 +63,5 @@ def test_what_does_not_fit_says_what_would():
         gpus.check_fit("L4", "stt-1b-en_fr", 32, share=0.25)
     with pytest.raises(ValueError, match="take a GPU with more memory"):
         gpus.check_fit("L4", "stt-2.6b-en", 1, share=0.1)
+    gpus.check_fit("L4", "stt-1b-en_fr", 300, eight_bit=True)
     gpus.check_fit("L4", "demo", 4096)  # nothing is known of it

@@ -71,6 +71,7 @@ def test_every_key_is_described() -> None:
         ("KYUTAI_APP_NAME", "talk", "app_name", "talk"),
         ("MODEL_NAME", "stt-2.6b-en", "model", "stt-2.6b-en"),
         ("BATCH_SIZE", "7", "engine.slots", 7),
+        ("BATCH_SIZE", "Auto", "engine.slots", "auto"),
         ("MAX_CONCURRENT_SESSIONS", "9", "engine.slots", 9),
         ("KYUTAI_GPU", "l40s", "engine.gpu", "L40S"),
         ("LOOM_MODEL_DEVICE", "cpu", "engine.device", "cpu"),
@@ -117,7 +118,7 @@ def test_two_names_for_slots_may_agree_but_not_differ() -> None:
 
 def test_a_wrong_variable_is_named() -> None:
     assert problems_of({"engine": {"slots": 4}}, {"BATCH_SIZE": "eight"}) == (
-        "environment variable BATCH_SIZE: engine.slots: expected a valid integer, got 'eight'",
+        "environment variable BATCH_SIZE: engine.slots: expected a whole number from 1 to 4096, or 'auto', got 'eight'",
     )
     assert problems_of({}, {"MAX_SESSION_SECONDS": "inf"}) == (
         "environment variable MAX_SESSION_SECONDS: session.max_session_seconds: expected a finite number, got inf",
@@ -127,9 +128,9 @@ def test_a_wrong_variable_is_named() -> None:
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ({"engine": {"slots": 0}}, "engine.slots: expected at least 1, got 0"),
-        ({"engine": {"slots": True}}, "engine.slots: expected a valid integer, got True"),
-        ({"engine": {"slots": "8"}}, "engine.slots: expected a valid integer, got '8'"),
+        ({"engine": {"slots": 0}}, "engine.slots: expected a whole number from 1 to 4096, or 'auto', got 0"),
+        ({"engine": {"slots": True}}, "engine.slots: expected a whole number from 1 to 4096, or 'auto', got True"),
+        ({"engine": {"slots": "8"}}, "engine.slots: expected a whole number from 1 to 4096, or 'auto', got '8'"),
         ({"engine": {"min_headroom": 1}}, "engine.min_headroom: expected less than 1.0, got 1"),
         ({"engine": {"min_headroom": float("nan")}}, "engine.min_headroom: expected a finite number, got nan"),
         ({"engine": {"device": "gpu"}}, "engine.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'"),
@@ -158,6 +159,10 @@ def test_a_wrong_variable_is_named() -> None:
         (
             {"engine": {"autoscaling": {"target_share": 0.9, "steady_share": 0.8}}},
             "engine.autoscaling.steady_share: expected at least target_share (0.9), got 0.8",
+        ),
+        (
+            {"engine": {"slots": "auto", "autoscaling": {}}},
+            "engine.slots: expected a number together with autoscaling, got 'auto'",
         ),
         (
             {"engine": {"replicas": 2, "autoscaling": {}}},

@@ -18,7 +18,7 @@ from serve_app.engine.queues import FrameQueues
 from serve_app.engine.step_times import StepTimes
 from serve_app.errors import AtCapacity, SpeechError, StepFailed
 from serve_app.settings import EngineSettings
-from serve_app.speech import FRAME_SECONDS, FrameResults, History, ModelInfo
+from serve_app.speech import FrameResults, History, ModelInfo
 from serve_app.telemetry import EngineMetrics, get_logger
 
 SLOT_BITS = 20
@@ -308,11 +308,9 @@ class Batcher:
             return 0.0
         if not len(live):
             return None
-        if len(live) >= self._queues.recently_fed(self._runs, now - 2 * FRAME_SECONDS):
-            return 0.0
         # An idle model need not wait at all; the busier it is, the more a shared step saves.
-        wait = self._settings.max_wait_seconds * self._times.busy_share(now)
-        return float(self._queues.arrivals(live).min()) + wait - now
+        longest_wait = self._settings.max_wait_seconds * self._times.busy_share(now)
+        return self._queues.wait_seconds(self._runs, live, now, longest_wait)
 
     def _step(self, batch: "_Batch") -> None:
         if len(batch.fresh):

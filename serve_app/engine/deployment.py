@@ -1,7 +1,6 @@
 """The engine as a Ray Serve deployment: a thin shell that turns leases into streaming calls."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +8,7 @@ import ray
 from prometheus_client import CollectorRegistry
 from ray import serve
 
+from serve_app.engine.start_times import StartTimes
 from serve_app.errors import AtCapacity
 from serve_app.link.messages import Grant, Refusal
 from serve_app.settings import Settings
@@ -35,12 +35,13 @@ class Engine:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         """Load the model; Serve counts the replica as started when this is through. Raises CheckpointError."""
+        times = StartTimes()
         configure_logging(settings.log_level, settings.log_format)
         name = serve.get_replica_context().replica_id.unique_id
         metrics = EngineMetrics(CollectorRegistry())
-        started_at = time.monotonic()
-        self._service = await asyncio.to_thread(_load, settings, name, metrics)
-        metrics.start_seconds.labels("model").set(time.monotonic() - started_at)
+        self._service = await asyncio.to_thread(_load, settings, name, metrics, times)
+        for stage, seconds in times.as_fields().items():
+            metrics.start_seconds.labels(stage.removesuffix("_seconds")).set(seconds)
         host = ray.util.get_node_ip_address() if settings.link.host == "auto" else settings.link.host
         await self._service.start(host, settings.link.port)
         self._publisher = Publisher(Source(ENGINE, name), metrics.registry, RayBoard(settings.app_name))
@@ -83,10 +84,11 @@ class Engine:
             await self._publisher.stop()
 
 
-def _load(settings: Settings, name: str, metrics: EngineMetrics) -> "EngineService":
-    # Here, not at the top of the file: whoever builds the application needs no torch for it.
-    from serve_app.engine.loading import load_model
-    from serve_app.engine.service import EngineService
+def _load(settings: Settings, name: str, metrics: EngineMetrics, times: StartTimes) -> "EngineService":
+    with times.stage("imports"):
+        # Here, not at the top of the file: whoever builds the application needs no torch for it.
+        from serve_app.engine.loading import load_model
+        from serve_app.engine.service import EngineService
 
-    model = load_model(settings)
+    model = load_model(settings, times)
     return EngineService(model, name=name, engine=settings.engine, link=settings.link, metrics=metrics)

@@ -3,12 +3,16 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from serve_app.engine.batcher import Model
+from serve_app.engine.sizing import choose_slots
+from serve_app.engine.start_times import StartTimes
 from serve_app.model.checkpoint import load_checkpoint
 from serve_app.model.model import SpeechModel
 from serve_app.settings import Settings, SettingsError
+from serve_app.speech import FRAME_SAMPLES
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -16,12 +20,13 @@ _log = get_logger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(settings: Settings) -> Model:
+def load_model(settings: Settings, times: StartTimes | None = None) -> Model:
     """Load the checkpoint the settings name, onto the device they name, and run it warm.
 
-    Raises CheckpointError if the checkpoint is not what it should be, and SettingsError if the device is not there or
-    cannot do what is asked of it.
+    `times` are those of the whole start, which the log tells. Raises CheckpointError if the checkpoint is not what it
+    should be, and SettingsError if the device is not there or cannot do what is asked of it.
     """
+    times = times or StartTimes()
     device = choose_device(settings.engine.device)
     check_cache_dtype(settings.engine.kv_cache_dtype, device)
     wanted = settings.model_settings
@@ -31,18 +36,32 @@ def load_model(settings: Settings) -> Model:
         # Ray sets OMP_NUM_THREADS from the CPUs a replica reserves, which are not what it may use.
         torch.set_num_threads(settings.engine.torch_threads or len(os.sched_getaffinity(0)))
     cache_dir = settings.engine.model_cache_dir
-    checkpoint = load_checkpoint(
-        str(wanted.checkpoint),
-        device=device,
-        dtype=dtype,
-        cache_dir=Path(cache_dir) if cache_dir else None,
-        audio_delay_frames=wanted.audio_delay_frames,
-    )
-    model = SpeechModel(checkpoint, settings.engine.slots, kv_cache_dtype=settings.engine.kv_cache_dtype)
-    model.warm_up()
+    with times.stage("weights"):
+        checkpoint = load_checkpoint(
+            str(wanted.checkpoint),
+            device=device,
+            dtype=dtype,
+            cache_dir=Path(cache_dir) if cache_dir else None,
+            audio_delay_frames=wanted.audio_delay_frames,
+        )
+    with times.stage("slots"):
+        slots = choose_slots(checkpoint, settings.engine) if settings.engine.slots == "auto" else settings.engine.slots
+    with times.stage("warm_up"):
+        model = SpeechModel(checkpoint, slots, kv_cache_dtype=settings.engine.kv_cache_dtype)
+        model.warm_up()
+    with times.stage("first_token"):
+        model.step(np.zeros(1, np.int64), np.zeros((1, FRAME_SAMPLES), np.float32))
+        model.reset(np.zeros(1, np.int64))
     if not model.info.pause_heads:
         _log.warning("checkpoint has no pause heads: no turn ends will be sent", model=settings.model)
-    _log.info("model loaded", model=settings.model, device=str(device), dtype=str(dtype), slots=model.slots)
+    _log.info(
+        "model loaded",
+        model=settings.model,
+        device=str(device),
+        dtype=str(dtype),
+        slots=model.slots,
+        **times.as_fields(),
+    )
     return model
 
 

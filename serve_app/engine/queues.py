@@ -71,6 +71,17 @@ class FrameQueues:
         """How many of the eligible slots received a frame since then: those worth waiting for."""
         return int(np.count_nonzero(eligible & (self._last_arrival >= since)))
 
+    def wait_seconds(
+        self, eligible: NDArray[np.bool_], live: NDArray[np.int64], now: float, longest_wait: float
+    ) -> float:
+        """How long the first frames of these live slots should wait for others to share their step; 0 or less is now.
+
+        At once when every eligible slot that is being fed has a frame, else when the oldest has waited `longest_wait`.
+        """
+        if len(live) >= self.recently_fed(eligible, now - 2 * FRAME_SECONDS):
+            return 0.0
+        return float(self.arrivals(live).min()) + longest_wait - now
+
     def take(self, slots: NDArray[np.int64]) -> NDArray[np.float32]:
         """Remove and return the first frame of each of these slots: a copy, float32 [n, FRAME_SAMPLES]."""
         head = self._head[slots]

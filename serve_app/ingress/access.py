@@ -1,7 +1,7 @@
 """Who may come in: the one place that decides, for HTTP and WebSockets alike, before anything else sees a request."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -16,7 +16,7 @@ from serve_app.errors import Forbidden, InvalidKey, InvalidMessage, SpeechError,
 from serve_app.ingress.credentials import take_credentials
 from serve_app.ingress.key_ring import KeyRing
 from serve_app.ingress.origins import check_origin
-from serve_app.settings import ApiKey, Settings
+from serve_app.settings import MOST_SLOTS, ApiKey, Settings
 from serve_app.telemetry import IngressMetrics, get_logger
 
 _log = get_logger(__name__)
@@ -30,11 +30,18 @@ TOKENS_PATH = "/v1/tokens"
 class Access:
     """What an ingress replica knows of keys, and the parts of its ASGI application that follow from it."""
 
-    def __init__(self, settings: Settings, token_secret: bytes, metrics: IngressMetrics) -> None:
-        """`token_secret` is the same at all replicas."""
+    def __init__(
+        self,
+        settings: Settings,
+        token_secret: bytes,
+        metrics: IngressMetrics,
+        loads: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
+    ) -> None:
+        """`token_secret` is the same at all replicas; `loads` are the latest load reports of engines, by name."""
+        self._settings = settings
         self._metrics = metrics
+        self._loads = loads
         self._origins = settings.ingress.allowed_origins
-        self._most_sessions = settings.most_sessions_per_key
         self._token_seconds = settings.auth.token_seconds
         self._key_ring = KeyRing(settings.auth, token_secret) if settings.auth.required else None
         self._open_paths = OPEN_PATHS + (("/metrics",) if settings.auth.metrics == "open" else ())
@@ -61,7 +68,16 @@ class Access:
     def most_sessions(self, credential: str) -> int:
         """How many sessions whoever shows the credential may hold; where keys are required it is the key's name."""
         key = self._key_ring.named(credential) if self._key_ring else None
-        return key.max_sessions if key and key.max_sessions else self._most_sessions
+        return key.max_sessions if key and key.max_sessions else self._share_of_slots()
+
+    def _share_of_slots(self) -> int:
+        """What `ingress.key_share` comes to; engines that choose their slots themselves tell how many they have."""
+        slots = self._settings.engine.slots
+        if slots != "auto":
+            return self._settings.most_sessions_per_key(slots)
+        told = [load["slots"] for load in self._loads().values() if "slots" in load]
+        # In the first second nobody has told anything yet: then the engines' own limit must do.
+        return self._settings.most_sessions_per_key(sum(told) / len(told)) if told else MOST_SLOTS
 
     async def tokens(self, request: Request) -> Response:
         """`POST /v1/tokens?expires_in_seconds=60`: a token for a browser, which stands for the key that asks for it."""

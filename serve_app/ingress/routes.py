@@ -65,7 +65,7 @@ class Ingress:
 
         `token_secret` signs browsers' tokens, for all replicas that have the same one.
         """
-        self._access = Access(settings, token_secret or secrets.token_bytes(32), metrics)
+        self._access = Access(settings, token_secret or secrets.token_bytes(32), metrics, engines.loads)
         self._settings = settings
         self._engines = engines
         self._metrics = metrics

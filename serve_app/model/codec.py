@@ -97,6 +97,11 @@ class Codec:
         self._memory = torch.zeros(slots, self._width, device=self._device)
 
     @property
+    def state_bytes(self) -> int:
+        """Memory of all slots' state."""
+        return self._memory.nbytes + self._transformer.state_bytes
+
+    @property
     def rings(self) -> RingTransformer:
         """The codec's transformer, which knows where each slot's stream is."""
         return self._transformer
@@ -105,6 +110,10 @@ class Codec:
         """Make `slots` int64 [n] new streams."""
         self._memory.index_fill_(0, torch.from_numpy(slots).to(self._device), 0.0)
         self._transformer.reset(slots)
+
+    def pretend_full(self, slots: NDArray[np.int64]) -> None:
+        """See `SpeechModel.pretend_full`."""
+        self._transformer.pretend_full(slots)
 
     def step(self, rows: "Rows | StaticRows", frames: Tensor) -> Tensor:
         """Codes int64 [n, codebooks] of one frame per row, `frames` float32 [n, FRAME_SAMPLES]."""

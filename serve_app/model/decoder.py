@@ -55,6 +55,11 @@ class Decoder:
             self.reset(np.arange(slots))
 
     @property
+    def state_bytes(self) -> int:
+        """Memory of all slots' state."""
+        return self._tokens.nbytes + self._transformer.state_bytes
+
+    @property
     def rings(self) -> RingTransformer:
         """The decoder's transformer, which knows where each slot's stream is."""
         return self._transformer
@@ -63,6 +68,10 @@ class Decoder:
         """Make `slots` int64 [n] new streams: moshi's first step done, frame 0 to come."""
         self._transformer.start(slots, self._first)
         self._tokens.index_fill_(0, torch.from_numpy(slots).to(self._device), self._first_token)
+
+    def pretend_full(self, slots: NDArray[np.int64]) -> None:
+        """See `SpeechModel.pretend_full`."""
+        self._transformer.pretend_full(slots)
 
     def step(self, rows: "Rows | StaticRows", codes: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens int64 [n] and pause probabilities float32 [n, heads] for one frame's codes int64 [n, codebooks]."""

@@ -71,6 +71,12 @@ class SpeechModel:
         """How many streams the caches hold."""
         return self._slots
 
+    @property
+    def bytes_per_slot(self) -> int:
+        """Memory on the device that each slot takes."""
+        slots = len(self._decoder.rings.positions)  # one more than streams use, where there are graphs
+        return (self._codec.state_bytes + self._decoder.state_bytes) // slots
+
     @torch.inference_mode()
     def reset(self, slots: NDArray[np.int64]) -> None:
         """Make `slots` int64 [n] new streams. Raises ValueError for slots out of range or given twice."""
@@ -120,6 +126,15 @@ class SpeechModel:
         for history in histories:
             self._check(history)
         return self._prefill(numbers, histories)
+
+    @torch.inference_mode()
+    def pretend_full(self, slots: NDArray[np.int64]) -> None:
+        """Make the caches of `slots` int64 [n] look full, so that steps take as long as they ever will.
+
+        To measure with; reset the slots before streams use them.
+        """
+        self._codec.pretend_full(slots)
+        self._decoder.pretend_full(slots)
 
     @torch.inference_mode()
     def warm_up(self) -> None:

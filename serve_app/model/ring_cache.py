@@ -36,6 +36,16 @@ class RingCache:
         rings = slots[:, None] * self._rings + torch.arange(self._rings, device=slots.device)
         return (rings[:, None] * self._context + (positions % self._context)[..., None]).flatten()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all rings."""
+        return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+    def clear(self, slots: Tensor) -> None:
+        """Write zeros everywhere in the rings of `slots` int64 [n]."""
+        values = self.values if self.scales is None else self.values.view(torch.uint8)
+        values[:, slots] = 0
+
     def start(self, slots: Tensor, first: Tensor) -> None:
         """Put keys and values `first` [layers, 2, heads, dim] at position 0 of `slots` int64 [n]."""
         if self.scales is None:

@@ -115,10 +115,21 @@ class RingTransformer:
         """Next position of each slot, int64 [slots]."""
         self._oldest: NDArray[np.int64] = np.zeros(slots, np.int64)
 
+    @property
+    def state_bytes(self) -> int:
+        """Memory of all slots' rings."""
+        return self._cache.nbytes
+
     def reset(self, slots: NDArray[np.int64], position: int = 0) -> None:
         """Empty the rings of `slots`; the next position to come is `position`."""
         self.positions[slots] = position
         self._oldest[slots] = position
+
+    def pretend_full(self, slots: NDArray[np.int64]) -> None:
+        """Fill the rings of `slots` with zeros, written so that their memory is really there."""
+        self._cache.clear(torch.from_numpy(slots).to(self._device))
+        self.positions[slots] = self.context
+        self._oldest[slots] = 0
 
     def first_position(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [layers, 2, heads, dim] of position 0, and the output [1, width], for `x` [1, width]."""

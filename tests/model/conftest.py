@@ -15,12 +15,11 @@ from moshi_reference import (
     NEAR_TIE,
     STREAMS,
     Case,
-    noise,
     speech,
     transcribe,
-    write_checkpoint,
 )
 
+from loadtest.engine.random_checkpoint import noise, write_checkpoint
 from serve_app.model import load_checkpoint
 
 # Before anything imports Triton: where there is no GPU, its kernels run in its interpreter.

@@ -5,8 +5,9 @@ import pytest
 import torch
 from moshi.models import loaders
 from moshi.utils.compile import no_compile
-from moshi_reference import CPU, Case, build_mimi, changed, noise
+from moshi_reference import CPU, Case, changed
 
+from loadtest.engine.random_checkpoint import build_mimi, noise
 from serve_app.model.codec import Codec
 from serve_app.model.rows import Rows
 
