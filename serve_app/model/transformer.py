@@ -11,7 +11,7 @@ from moshi.modules.transformer import LayerNormF32, RMSNorm
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from serve_app.model.attention import attend, ring_bias
+from serve_app.model.attention import prepare
 from serve_app.model.rows import Rows
 
 Function = Callable[[Tensor], Tensor]
@@ -24,8 +24,7 @@ def norm_function(module: nn.Module) -> Function:
 
         def rms_norm(x: Tensor) -> Tensor:
             wide = x if dtype is None else x.to(dtype)
-            inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-            return (wide * (alpha.to(inverse.dtype) * inverse)).to(x.dtype)
+            return F.rms_norm(wide, alpha.shape, alpha.to(wide.dtype), eps).to(x.dtype)
 
         return rms_norm
     if not isinstance(module, nn.LayerNorm):
@@ -135,8 +134,7 @@ class RingTransformer:
         steps = x.shape[1]
         positions = self.positions[rows.slots]
         rotation = self._rotation(positions, steps)
-        attended = rows.attended
-        length, bias = ring_bias(self.positions[attended], self._oldest[attended], steps, self.context, x)
+        attend = prepare(rows, positions, self._oldest[rows.slots], steps, self._caches[0])
         places = (positions[:, None] + np.arange(steps)) % self.context
         rings = rows.slots[:, None] * (2 * self._heads) + np.arange(2 * self._heads)
         written = rings[:, None] * self.context + places[..., None]  # [n, T, 2 * heads]
@@ -144,7 +142,7 @@ class RingTransformer:
         for layer, cache in zip(self._layers, self._caches, strict=True):
             qkv = layer.project(x, rotation)
             cache.view(-1, self._dim).index_copy_(0, index, qkv[:, :, 1:].reshape(-1, self._dim))
-            x = layer.finish(x, attend(qkv[:, :, 0], cache, rows, length, bias))
+            x = layer.finish(x, attend(qkv[:, :, 0], cache))
         self.positions[rows.slots] += steps
         return x
 
