@@ -1,6 +1,7 @@
 """The engine as a Ray Serve deployment: a thin shell that turns leases into streaming calls."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,9 @@ class Engine:
 
 
 def _load(settings: Settings, name: str, metrics: EngineMetrics, times: StartTimes) -> "EngineService":
+    # A thread of a step that waits for another must not spin: the ingress and its clients want the same cores. Torch's
+    # threads read this once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with times.stage("imports"):
         # Here, not at the top of the file: whoever builds the application needs no torch for it.
         from serve_app.engine.loading import load_model

@@ -25,17 +25,17 @@ class Quantizer:
         ]
 
     @staticmethod
-    def _prepare(embedding: Tensor) -> tuple[Tensor, Tensor]:
-        return embedding, embedding.square().sum(-1)
+    def _prepare(embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return embedding, embedding.T, embedding.square().sum(-1)
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Codes int64 [n, codebooks] of `latents` float32 [n, dimension]."""
         codes = []
         for projected, half in zip(F.linear(latents, self._projection).chunk(2, -1), self._halves, strict=True):
             residual = projected
-            for index, (embedding, norms) in enumerate(half):
+            for index, (embedding, transposed, norms) in enumerate(half):
                 # |x - e|^2 without |x|^2, which is the same for every codeword.
-                nearest = torch.addmm(norms, residual, embedding.T, alpha=-2).argmin(-1)
+                nearest = torch.addmm(norms, residual, transposed, alpha=-2).argmin(-1)
                 codes.append(nearest)
                 if index + 1 < len(half):
                     residual = residual - embedding.index_select(0, nearest)

@@ -12,7 +12,7 @@ from moshi.modules.transformer import LayerNormF32, RMSNorm
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from serve_app.model.attention import attend, ring_bias
+from serve_app.model.attention import Attention, prepare
 from serve_app.model.ring_cache import RingCache
 from serve_app.model.rows import Rows
 
@@ -29,8 +29,7 @@ def norm_function(module: nn.Module) -> Function:
 
         def rms_norm(x: Tensor) -> Tensor:
             wide = x if dtype is None else x.to(dtype)
-            inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-            return (wide * (alpha.to(inverse.dtype) * inverse)).to(x.dtype)
+            return F.rms_norm(wide, alpha.shape, alpha.to(wide.dtype), eps).to(x.dtype)
 
         return rms_norm
     if not isinstance(module, nn.LayerNorm):
@@ -169,10 +168,10 @@ class RingTransformer:
         steps = x.shape[1]
         attention: Callable[[int, Tensor], Tensor]  # of a layer's queries
         if isinstance(rows, Rows):
-            positions, attended = self.positions[rows.slots], rows.attended
+            positions = self.positions[rows.slots]
             times = self._times(positions, steps)
-            length, bias = ring_bias(self.positions[attended], self._oldest[attended], steps, self.context, x)
-            attention = partial(self._attend, rows, length, bias)
+            prepared = prepare(rows, positions, self._oldest[rows.slots], steps, self._cache.layer(0))
+            attention = partial(self._attend, prepared)
         else:
             times, attention = rows.times(steps), partial(rows.attend, self._cache)
         rotation = self._rotation(times)
@@ -211,8 +210,8 @@ class RingTransformer:
             x = layer.finish(x, attended.transpose(0, 1).flatten(1)[None])
         self.positions[slot] += steps
 
-    def _attend(self, rows: Rows, length: int, bias: Tensor | None, layer: int, queries: Tensor) -> Tensor:
-        return attend(queries, self._cache.layer(layer), rows, length, bias)
+    def _attend(self, attention: Attention, layer: int, queries: Tensor) -> Tensor:
+        return attention(queries, self._cache.layer(layer))
 
     def _times(self, positions: NDArray[np.int64], steps: int) -> Tensor:
         """`steps` positions from `positions` int64 [n] on, int64 [n, steps]."""

@@ -45,8 +45,7 @@ def test_any_rows_equal_plain_attention(data: st.DataObject) -> None:
 
     plain = torch.stack([cache.read(0, slot, torch.arange(context)) for slot in range(5)])
     rows = Rows(slots, CPU)
-    length, bias = attention.ring_bias(positions[rows.attended], oldest[rows.attended], steps, context, queries)
-    expected = attention.attend(queries, plain, rows, length, bias)
+    expected = attention.prepare(rows, positions[slots], oldest[slots], steps, plain)(queries, plain)
 
     got = slot_attention.attend(
         queries.to(DEVICE),
