@@ -1,9 +1,10 @@
-"""The `stt` command: `stt transcribe`, `stt mic`, `stt serve`, `stt keys`, `stt demo`."""
+"""The `stt` command: `stt transcribe`, `stt mic`, `stt latency`, `stt serve`, `stt keys`, `stt demo`."""
 
 import typer
 
 from serve_app.cli.demo import demo
 from serve_app.cli.keys import keys
+from serve_app.cli.latency import latency
 from serve_app.cli.mic import mic
 from serve_app.cli.serve import serve
 from serve_app.cli.transcribe import transcribe
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command()(mic)
+app.command()(latency)
 app.command()(serve)
 app.command()(demo)
 app.add_typer(keys, name="keys")
