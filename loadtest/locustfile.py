@@ -8,6 +8,7 @@ A user holds one session after the other. Without `--shape` the number of users 
 or its page). Without `--host` the service is found as the `stt` commands find it (STT_URL, …); keys as well.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -30,7 +31,7 @@ from loadtest.script import InvalidLength, parse_length
 from loadtest.shapes import CHURN_LENGTH, SHAPES, InvalidShape, Stage, parse_steps, stages
 from loadtest.speaker import clips_of
 from loadtest.speakers import SpeakerFailed, Speakers
-from loadtest.steps import Moment, measure_all
+from loadtest.steps import Moment, kind_of_failure, measure_all
 from serve_app.audio.files import AudioFileError
 from serve_app.cli.failure import BAD_INPUT
 from serve_app.cli.services import UnknownService, find_access
@@ -43,10 +44,13 @@ LOOK_S = 1.0
 REPORTED_S = 4.0
 """How long after the last user's end every worker has reported: Locust's workers do so every 3 s."""
 
+AFTER_FAILURE_S = 1.0
+
 GRACE_S = 20.0
 """How long a session may take beyond its audio when the test ends."""
 
 _log = logging.getLogger("loadtest")
+logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each look at /metrics
 
 
 @dataclass
@@ -66,30 +70,31 @@ test = Test()
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
     """Those that Locust's page shows can be changed there."""
-    group = parser.add_argument_group("Sessions")
-    group.add_argument("--dialect", choices=DIALECTS, default=STREAM, help="what to speak; stream is /v1/stream")
-    group.add_argument("--format", choices=("", "f32", "s16", "opus"), default="", help="how the audio travels")
-    group.add_argument("--model", default="", help="name to ask for, in dialects that can (realtime)")
-    group.add_argument("--rtf", type=float, default=1.0, help="speed: 1 is real time")
-    group.add_argument("--clips", default="", metavar="FOLDER", help="audio files with their texts (a.wav, a.txt)")
-    group.add_argument("--session-length", default="", metavar="S|S-S", help="seconds of audio; without it one clip")
-    group.add_argument("--think-time", type=float, default=0.0, metavar="S", help="between two sessions of a user")
-    group.add_argument("--max-wer", type=float, default=0.0, help="word error rate above which a session has failed")
-    group.add_argument("--budget", type=float, default=1.0, metavar="S", help="for the p99 of the word delay")
-    plan = {"include_in_web_ui": False}
-    group = parser.add_argument_group("Load shapes")
-    shapes = "steps finds the knee: it ends with the first step over the budget. All others take -u, -r and -t."
-    group.add_argument("--shape", choices=SHAPES, help=shapes, **plan)
-    group.add_argument("--steps", default="4,8,16,24,32,48,64,96,128", help="users of --shape steps", **plan)
-    group.add_argument("--step-seconds", type=float, default=30.0, help="length of a step", **plan)
-    group = parser.add_argument_group("Results")
-    group.add_argument("--report", default="", metavar="X.html", help="write X.html, .json, .csv, .svg", **plan)
-    group.add_argument("--save", default="", metavar="NAME", help="keep the run in loadtest/results", **plan)
+    add = parser.add_argument
+    add("--dialect", choices=DIALECTS, default=STREAM, help="What sessions speak; stream is /v1/stream.")
+    add("--format", choices=("", "f32", "s16", "opus"), default="", help="How the audio travels.")
+    add("--model", default="", help="Name to ask for, in dialects that can (realtime).")
+    add("--rtf", type=float, default=1.0, help="Speed: 1 is real time.")
+    add("--clips", default="", metavar="FOLDER", help="Audio files with their texts (a.wav, a.txt) to speak.")
+    add("--session-length", default="", metavar="S|S-S", help="Seconds of audio of a session; without it one clip.")
+    add("--think-time", type=float, default=0.0, metavar="S", help="Between two sessions of a user.")
+    add("--max-wer", type=float, default=0.0, help="Word error rate above which a session has failed.")
+    add("--budget", type=float, default=1.0, metavar="S", help="For the p99 of the word delay.")
+    add = functools.partial(parser.add_argument, include_in_web_ui=False)
+    how = "steps finds the knee: it ends with the first step over the budget. All others take -u, -r and -t."
+    add("--shape", choices=SHAPES, help=how)
+    add("--steps", default="4,8,16,24,32,48,64,96,128", help="Users of --shape steps.")
+    add("--step-seconds", type=float, default=30.0, help="Length of a step.")
+    add("--report", default="", metavar="X.html", help="Write X.html, X.json, X.csv and X.svg.")
+    add("--save", default="", metavar="NAME", help="Keep the run in loadtest/results.")
 
 
 @events.init.add_listener
 def prepare(environment: Environment, runner: Runner, **_: Any) -> None:
-    """Check what was asked for before anything starts, and set the stage."""
+    """Check what was asked for before anything starts, and set the stage; workers are told all that later."""
+    if isinstance(runner, WorkerRunner):
+        environment.events.report_to_master.add_listener(hand_over)
+        return
     try:
         manner = manner_of(environment)
         longest_s = _longest_session_s(environment)
@@ -99,9 +104,6 @@ def prepare(environment: Environment, runner: Runner, **_: Any) -> None:
         _leave(error)
     # Sessions end as they should when a test does, instead of being cut off.
     environment.stop_timeout = max(environment.stop_timeout or 0.0, longest_s / manner.rtf + GRACE_S)
-    if isinstance(runner, WorkerRunner):
-        environment.events.report_to_master.add_listener(hand_over)
-        return
     if isinstance(runner, MasterRunner):
         environment.events.worker_report.add_listener(collect)
     if plan:
@@ -176,6 +178,8 @@ class Speaker(User):
             outcome = Outcome("", 0.0, ended_at=time.time(), failure=f"the load generator failed: {error}")
         test.outcomes.append(outcome)
         _tell_locust(self.environment, outcome)
+        if outcome.session_s < AFTER_FAILURE_S and outcome.failure:
+            gevent.sleep(AFTER_FAILURE_S)  # a service that refuses is asked again as a person would
 
 
 class Staged(LoadTestShape):
@@ -199,6 +203,8 @@ class Staged(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """Users and spawn rate now; None at the end."""
         now = self.get_run_time()
+        if not self.stage and not self.get_current_user_count():
+            self._stage_began = now  # workers start their speakers first
         if self.stage < len(self._plan) and now - self._stage_began >= self._plan[self.stage].seconds:
             self._stage_began = now
             self.stage = len(self._plan) if self._is_over_budget() else self.stage + 1
@@ -211,7 +217,7 @@ class Staged(LoadTestShape):
             self._empty_since = now
         elif now - self._empty_since > REPORTED_S:
             return None
-        return 0, 1_000.0
+        return 0, 100.0
 
     def _is_over_budget(self) -> bool:
         """Whether the steps have gone beyond the knee, by what has come in so far."""
@@ -252,9 +258,12 @@ def hand_over(data: dict[str, Any], **_: Any) -> None:
 def _tell_locust(environment: Environment, outcome: Outcome) -> None:
     def tell(kind: str, name: str, seconds: float | None, failure: str | None = None) -> None:
         if seconds is not None:
-            exception = RuntimeError(failure) if failure else None
             environment.events.request.fire(
-                request_type=kind, name=name, response_time=1000 * seconds, response_length=0, exception=exception
+                request_type=kind,
+                name=name,
+                response_time=1000 * seconds,
+                response_length=0,
+                exception=kind_of_failure(failure) if failure else None,
             )
 
     tell("WS", "connect", outcome.connect_s)

@@ -42,7 +42,7 @@ _PAGE = jinja2.Template(
 {%- for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
-<p>Seconds, 50th / 95th / 99th percentile. Word delay: from a word's end in the audio until the whole word was there.
+<p>Seconds, 50th / 95th / 99th percentile. Word delay: from a word's end in the audio until its text was complete.
 First token: from the first word's start. Red: over the budget, or with failures.</p>
 {{ picture }}
 {% if report.reasons %}

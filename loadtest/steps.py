@@ -1,5 +1,6 @@
 """From sessions to numbers: what a load test reports for each step, a time with one number of users."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ LATE_S = 0.08
 """A generator that is later than a frame for one chunk in a hundred is itself the bottleneck."""
 
 PERCENTILES = (50, 95, 99)
+
+_NUMBERS = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,12 @@ def largest_within_budget(numbers: Sequence[dict[str, Any]]) -> int | None:
 
 def failures(outcomes: Iterable[Outcome]) -> dict[str, int]:
     """How often sessions failed, by reason, the most frequent first."""
-    return dict(Counter(outcome.failure for outcome in outcomes if outcome.failure).most_common())
+    return dict(Counter(kind_of_failure(outcome.failure) for outcome in outcomes if outcome.failure).most_common())
+
+
+def kind_of_failure(reason: str) -> str:
+    """The reason without its numbers, which would make each one another."""
+    return _NUMBERS.sub("…", reason)
 
 
 def _number(value: float) -> float | None:

@@ -108,7 +108,7 @@ def _words(run: StreamRun) -> Text:
     """What was heard: right words green, wrong ones red; what was said instead, or is still to be heard, is dim."""
     if run.outcome.failure:
         return Text(run.outcome.failure, "red")
-    heard = run.hearing.words if run.is_over else run.hearing.latest
+    heard = run.hearing.words
     if not run.clip.words:
         return Text(" ".join(word.text for word in heard))
     pairs = differences(run.clip.words, heard)

@@ -7,7 +7,7 @@ t, at `rtf` 3 at t / 3. A delay is the time a listener waited: from then until t
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jiwer
 
@@ -23,24 +23,24 @@ class HeardWord:
 
     text: str
     at_s: float
-    """When it was complete."""
+    """When its text was complete."""
     start_s: float = math.nan
     """Where in the audio it is, by the service's account; nan from a service that does not say."""
     end_s: float = math.nan
 
 
 class Hearing:
-    """Puts together what comes back, in order: pieces of text, whole words, or both.
+    """Puts together what comes back, in order: pieces of text, and the places of the words that they make up.
 
-    Where a service says whole words, those count, and the text only for its first piece. Without them a word is
-    complete with the last piece before the next one begins.
+    A word is complete with its last piece: that is when a listener has it. Its place may come later.
     """
 
     def __init__(self) -> None:
         self.first_text_at_s: float | None = None
         """When the first text came."""
-        self._words: list[HeardWord] = []
-        self._pieces: list[HeardWord] = []
+        self.words: list[HeardWord] = []
+        """The words so far."""
+        self._placed = 0
 
     def add_text(self, text: str, at_s: float) -> None:
         """Take a piece of text; a leading space starts a word, and there may be several in it."""
@@ -49,27 +49,17 @@ class Hearing:
         if self.first_text_at_s is None:
             self.first_text_at_s = at_s
         first, *others = text.split()
-        if text[0].isspace() or not self._pieces:
-            self._pieces.append(HeardWord(first, at_s))
+        if text[0].isspace() or not self.words:
+            self.words.append(HeardWord(first, at_s))
         else:
-            self._pieces[-1] = HeardWord(self._pieces[-1].text + first, at_s)
-        self._pieces += [HeardWord(other, at_s) for other in others]
+            self.words[-1] = replace(self.words[-1], text=self.words[-1].text + first, at_s=at_s)
+        self.words += [HeardWord(other, at_s) for other in others]
 
-    def add_word(self, text: str, at_s: float, start_s: float, end_s: float) -> None:
-        """Take a whole word and its place in the audio."""
-        if self.first_text_at_s is None:
-            self.first_text_at_s = at_s
-        self._words.append(HeardWord(text, at_s, start_s, end_s))
-
-    @property
-    def words(self) -> Sequence[HeardWord]:
-        """The words so far."""
-        return self._words or self._pieces
-
-    @property
-    def latest(self) -> Sequence[HeardWord]:
-        """The same, with those that are not complete yet: what to show while it goes on."""
-        return self._pieces or self._words
+    def add_place(self, start_s: float, end_s: float) -> None:
+        """Take the place in the audio of the first word that has none yet."""
+        if self._placed < len(self.words):
+            self.words[self._placed] = replace(self.words[self._placed], start_s=start_s, end_s=end_s)
+            self._placed += 1
 
 
 @dataclass(frozen=True)

@@ -190,8 +190,8 @@ class _Session:
             match event:
                 case client.Token(text=text):
                     self._hearing.add_text(text, now - self._origin)
-                case client.Word(text=text, start=start, end=end):
-                    self._hearing.add_word(text, now - self._origin, start, end)
+                case client.Word(start=start, end=end):
+                    self._hearing.add_place(start, end)
                 case client.Flushed():
                     self._flushed.set()
                 case client.Done() if self._outcome.flush_s is None and self._ended_at:
