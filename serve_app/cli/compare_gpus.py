@@ -61,7 +61,7 @@ class Fleet:
 
         try:
             ray.init(os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)
-        except ConnectionError as error:
+        except (ConnectionError, RuntimeError) as error:  # the latter while a cluster is still starting
             raise NoCluster(
                 "expected a Ray cluster to deploy to: set RAY_ADDRESS, or run RAY_SERVE_ENABLE_HA_PROXY=1 ray start"
                 f" --head ({error})"
