@@ -12,6 +12,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 from ray.serve.context import _get_global_client
+from ray.serve.schema import LoggingConfig
 
 from serve_app import settings as settings_module
 from serve_app.engine.deployment import CONTROL_CALLS, Engine
@@ -60,6 +61,7 @@ def wire(settings: Settings) -> Application:
         health_check_period_s=engine.health_check_period_seconds,
         health_check_timeout_s=engine.health_check_timeout_seconds,
         graceful_shutdown_timeout_s=engine.graceful_shutdown_timeout_seconds,
+        logging_config=LoggingConfig(enable_access_log=False),  # its calls are the ingress asking, once a second
     )
     ingress = serve.deployment(
         IngressReplica,

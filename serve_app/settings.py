@@ -231,8 +231,8 @@ class IngressSettings(_Group):
     num_cpus: float = Field(default=1.0, ge=0)
     """CPU cores Ray reserves per replica."""
 
-    admission_timeout_seconds: float = Field(default=0.7, gt=0, le=60)
-    """How long a new session waits for a slot before it hears "at capacity"."""
+    admission_timeout_seconds: float = Field(default=3.0, gt=0, le=60)
+    """How long a new session waits for an engine's answer before it hears "at capacity"; full engines say so sooner."""
 
     max_wait_seconds: float = Field(default=300.0, ge=0, le=3600)
     """Longest time that a client may ask to wait in line for a slot (`?wait_s=`)."""

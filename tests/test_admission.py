@@ -116,3 +116,37 @@ async def test_sessions_that_have_lost_their_slot_come_before_everybody_new():
         assert slots.free == 1
     await waiting
     assert slots.free == 0
+
+
+async def test_a_crowd_that_finds_every_slot_taken_asks_only_a_few_times():
+    line, slots, asked = Admission(4, Returning()), Slots(0), 0
+
+    async def take() -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+        await Slots.take(slots)
+
+    slots.take = take  # type: ignore[method-assign]
+    for answer in await asyncio.gather(*(enter(line, slots, 0) for _ in range(500)), return_exceptions=True):
+        assert isinstance(answer, AtCapacity)
+    assert asked < 50
+    slots.free = 1
+    await enter(line, slots, 0)
+
+
+async def test_a_crowd_gets_every_slot_that_is_free():
+    line, slots = Admission(4, Returning()), Slots(60)
+    answers = await asyncio.gather(*(enter(line, slots, 0) for _ in range(100)), return_exceptions=True)
+    assert sum(answer is None for answer in answers) == 60
+    assert slots.free == 0
+
+
+async def test_who_comes_after_a_refusal_is_not_refused_by_it():
+    line, slots = Admission(4, Returning()), Slots(0)
+    for _ in range(3):
+        slots.free = 0
+        with pytest.raises(AtCapacity):
+            await enter(line, slots, 0)
+        slots.free = 1
+        await enter(line, slots, 0)

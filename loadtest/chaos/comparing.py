@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jiwer
+import numpy as np
 
 from loadtest.chaos.sessions import Heard, HeardWord
 
@@ -50,3 +51,9 @@ def compare(undisturbed: Sequence[HeardWord], disturbed: Sequence[HeardWord]) ->
 def pause_s(heard: Heard, difference: Difference) -> float:
     """How long the session was held up at most, in seconds: by its latest word, or by a move that it was told of."""
     return max(0.0, 0.0, *difference.delays_s, *heard.migrations_s)
+
+
+def word_delay_p99_s(everyone: Sequence[Heard]) -> float:
+    """99th percentile of all words' delays from their end in the audio to their arrival; 0 without words."""
+    delays = [word.at_s - word.end_s for heard in everyone for word in heard.words]
+    return round(float(np.percentile(delays, 99)), 3) if delays else 0.0

@@ -1,9 +1,11 @@
 """Harm by clients: some that do not read, far too many at once, hundreds that come and go."""
 
 import asyncio
+import multiprocessing
 import random
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import websockets
@@ -70,16 +72,21 @@ async def overload(attack: Attack) -> None:
     times_s: list[float] = []
     memory: list[int] = []
 
-    async def arrive() -> None:
-        crowd = CROWD * attack.service.slots
-        attack.say(f"{crowd} clients arrive")
-        memory.append(ingress.memory_info().rss)
-        results = await asyncio.gather(*(rude.ask_once(attack.service.url) for _ in range(crowd)))
-        memory.append(ingress.memory_info().rss)
-        answers.update(answer for answer, _ in results)
-        times_s.extend(seconds for _, seconds in results)
+    # In a process of its own: what it computes must not hold up the sessions that are measured here.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as elsewhere:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(elsewhere, rude.crowd, attack.service.url, 0)
 
-    await repeat(attack, arrive)
+        async def arrive() -> None:
+            size = CROWD * attack.service.slots
+            attack.say(f"{size} clients arrive")
+            memory.append(ingress.memory_info().rss)
+            results = await loop.run_in_executor(elsewhere, rude.crowd, attack.service.url, size)
+            memory.append(ingress.memory_info().rss)
+            answers.update(answer for answer, _ in results)
+            times_s.extend(seconds for _, seconds in results)
+
+        await repeat(attack, arrive)
     attack.outcome.refused += answers.pop("at_capacity", 0)
     for answer, count in answers.items():
         attack.problem(f"{count} clients expected at_capacity, got {answer}")
@@ -112,7 +119,7 @@ async def storm(attack: Attack) -> None:
     started_at = time.monotonic()
     await asyncio.gather(*(one() for _ in range(STORM_SESSIONS)))
     attack.note(f"{STORM_SESSIONS} short sessions in {time.monotonic() - started_at:.0f} s: {dict(answers)}")
-    attack.outcome.refused += answers["at_capacity"]
+    attack.outcome.refused += sum(count for answer, count in answers.items() if answer.startswith("at_capacity"))
     for answer in answers.keys() - {"gone", "done", "invalid_message", "invalid_audio"}:
         attack.problem(f"{answers[answer]} short sessions: {answer}")
     await asyncio.sleep(2.0)

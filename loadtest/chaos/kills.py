@@ -1,7 +1,8 @@
-"""Harm to processes: engines and the ingress killed, an engine frozen."""
+"""Harm to processes: engines, the ingress and the vault killed, an engine frozen."""
 
 import asyncio
 import signal
+import time
 from collections.abc import Sequence
 
 import psutil
@@ -12,6 +13,9 @@ from serve_app.settings import LinkSettings
 
 FROZEN_SECONDS = LinkSettings().timeout_seconds + 3.0
 """Longer than the link waits, shorter than Serve's health checks do."""
+
+SAVED_ONCE_SECONDS = 3.0
+"""By then the ingress has noticed that the vault is gone and has saved to a new one, if it can."""
 
 
 async def kill_an_engine(attack: Attack) -> None:
@@ -40,13 +44,26 @@ async def kill_all_engines(attack: Attack) -> None:
 
 async def kill_the_ingress(attack: Attack) -> None:
     """SIGKILL for the ingress, which every client is connected to."""
+    await repeat(attack, lambda: _kill_ingress(attack))
+
+
+async def kill_the_vault(attack: Attack) -> None:
+    """SIGKILL for the process that holds all checkpoints, then, once every session is saved again, for the ingress."""
 
     async def kill() -> None:
-        victims = await attack.service.replicas("ingress")
-        attack.say("killing the ingress")
-        await _kill(victims)
-        names = frozenset(victim.name for victim in victims)
-        await attack.service.wait_for_replicas("ingress", len(victims), without=names)
+        vault = await attack.service.vault()
+        attack.say("killing the vault")
+        vault.kill()
+        killed_at = time.monotonic()
+        await asyncio.to_thread(vault.wait, 5)
+
+        async def saved_again() -> bool:
+            return await attack.service.sessions_saved() >= attack.outcome.sessions
+
+        await asyncio.sleep(SAVED_ONCE_SECONDS)  # until then the ingress tells what the dead vault said last
+        await attack.service.wait_until(saved_again, "every session in the new vault", timeout_s=20)
+        attack.note(f"every session was saved again {time.monotonic() - killed_at:.1f} s after the vault's death")
+        await _kill_ingress(attack)
 
     await repeat(attack, kill)
 
@@ -68,6 +85,14 @@ async def cut_the_network(attack: Attack) -> None:
         await attack.service.wait_for_replicas("engine", ENGINES)
 
     await repeat(attack, freeze)
+
+
+async def _kill_ingress(attack: Attack) -> None:
+    victims = await attack.service.replicas("ingress")
+    attack.say("killing the ingress")
+    await _kill(victims)
+    names = frozenset(victim.name for victim in victims)
+    await attack.service.wait_for_replicas("ingress", len(victims), without=names)
 
 
 async def _kill(victims: Sequence[Replica]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.chaos.comparing import compare, pause_s
+from loadtest.chaos.comparing import compare, pause_s, word_delay_p99_s
 from loadtest.chaos.sessions import Heard
 
 
@@ -23,6 +23,9 @@ class Outcome:
     pause_p50_s: float = 0.0
     pause_p95_s: float = 0.0
     pause_max_s: float = 0.0
+    word_delay_p99_s: float = 0.0
+    """From a word's end in the audio to its arrival."""
+    undisturbed_word_delay_p99_s: float = 0.0
     slots_leaked: int = 0
     refused: int = 0
     problems: list[str] = field(default_factory=list)
@@ -44,6 +47,9 @@ class Outcome:
                 self.problems.append(f"session {number}: {after.error}")
         self.pause_p50_s, self.pause_p95_s = (round(float(p), 3) for p in np.percentile(pauses, (50, 95)))
         self.pause_max_s = round(max(pauses), 3)
+        before_s, after_s = word_delay_p99_s(undisturbed), word_delay_p99_s(disturbed)
+        self.undisturbed_word_delay_p99_s, self.word_delay_p99_s = before_s, after_s
+        self.notes.append(f"p99 word delay {before_s:.2f} s undisturbed, {after_s:.2f} s disturbed")
         self.notes.append(f"the sessions were told of {sum(len(after.migrations_s) for after in disturbed)} moves")
 
     @property

@@ -86,10 +86,19 @@ async def ask_once(url: str) -> tuple[str, float]:
         return f"{type(error).__name__}: {error}", time.monotonic() - asked_at
 
 
-async def come_and_go(url: str, draw: random.Random) -> str:
-    """A short session that ends in one of many ways; returns what came of it: `gone`, `done` or an error's code.
+def crowd(url: str, size: int) -> list[tuple[str, float]]:
+    """So many clients that `ask_once`, all at the same time; runs an event loop of its own."""
 
-    Raises TimeoutError where a session that should end does not.
+    async def arrive() -> list[tuple[str, float]]:
+        return await asyncio.gather(*(ask_once(url) for _ in range(size)))
+
+    return asyncio.run(arrive())
+
+
+async def come_and_go(url: str, draw: random.Random) -> str:
+    """A short session that ends in one of many ways; returns what came of it: `gone`, `done`, the code of an error.
+
+    Where it was refused, the message as well. Raises TimeoutError where a session that should end does not.
     """
     leave = draw.choice(("abort", "abort unseen", "close", "end", "nonsense", "half a sample"))
     samples = np.zeros(round(draw.uniform(0.02, 1.5) * SAMPLE_RATE_HZ), dtype="<f4").tobytes()
@@ -99,7 +108,7 @@ async def come_and_go(url: str, draw: random.Random) -> str:
             if leave != "abort unseen":
                 first = json.loads(await connection.recv())
                 if first["type"] == "error":
-                    return str(first["code"])
+                    return f"{first['code']}: {first['message']}"
                 await connection.send(samples)
                 await asyncio.sleep(draw.uniform(0, 0.5))
             match leave:

@@ -28,6 +28,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "engine-kill": Scenario(kills.kill_an_engine),
     "all-engines-kill": Scenario(kills.kill_all_engines, room=0.5),
     "ingress-kill": Scenario(kills.kill_the_ingress),
+    "vault-kill": Scenario(kills.kill_the_vault),
     "redeploy": Scenario(rollouts.redeploy, least_seconds=rollouts.INGRESS_DRAIN_SECONDS + 4 * BEFORE_HARM_SECONDS),
     "roll-engines": Scenario(rollouts.roll_engines),
     "drain": Scenario(rollouts.drain, args={"engine": {"placement": "spread"}}),

@@ -84,11 +84,11 @@ class Service:
 
     async def sessions_over(self, outcome: str) -> int:
         """Sessions that ended with this outcome, by the ingress's own metrics."""
-        text = (await self._get(f"{self._base}/metrics")).text
-        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-        return int(
-            sum(s.value for s in samples if s.name == "stt_sessions_total" and s.labels.get("outcome") == outcome)
-        )
+        return int(await self._metric("stt_sessions_total", outcome=outcome))
+
+    async def sessions_saved(self) -> int:
+        """Sessions in the vault, by the ingress's own metrics."""
+        return int(await self._metric("stt_vault_sessions"))
 
     async def slots_used(self) -> int:
         """Slots taken on the engines that the ingress is connected to, by its own account."""
@@ -106,6 +106,15 @@ class Service:
                 if f"ServeReplica:{APPLICATION}:{deployment}" in " ".join(process.cmdline()):
                     found.append(Replica(replica["replica_id"], process))
         return found
+
+    async def vault(self) -> psutil.Process:
+        """The process that keeps the checkpoints. Raises LookupError while there is none."""
+        engine = (await self.replicas("engine"))[0].process
+        for process in engine.parent().children():  # of the node that runs everything here
+            with contextlib.suppress(psutil.Error):
+                if "VaultActor" in " ".join(process.cmdline()):
+                    return process
+        raise LookupError("expected a vault among the node's processes, got none")
 
     async def busiest_engine(self) -> Replica:
         """The engine that holds the most sessions."""
@@ -150,6 +159,11 @@ class Service:
         if answer.is_error:
             raise ServiceMisbehaves(f"Serve refused the new config: {answer.text.strip()}")
         self._config = config
+
+    async def _metric(self, name: str, **labels: str) -> float:
+        text = (await self._get(f"{self._base}/metrics")).text
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     async def _get(self, address: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as http:

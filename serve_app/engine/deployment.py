@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-CONTROL_CALLS = 2
-"""Calls beside the sessions that a replica must be able to answer when every slot is taken."""
+CONTROL_CALLS = 32
+"""Calls beside the sessions that a replica must be able to answer, with a refusal, when every slot is taken."""
 
 
 class Engine:

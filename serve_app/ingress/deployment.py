@@ -9,6 +9,7 @@ from starlette.applications import Starlette
 
 from serve_app.ingress.backpressure import bound_receive_queues
 from serve_app.ingress.http_server import bound_http_server
+from serve_app.ingress.memory import return_freed_memory
 from serve_app.ingress.ray_vault import RayVault
 from serve_app.ingress.routes import Ingress
 from serve_app.ingress.serve_engines import ServeEngines
@@ -29,6 +30,7 @@ class IngressReplica:
         """`engine` is the handle of the engine deployment; `token_secret` signs browsers' tokens."""
         configure_logging(settings.log_level, settings.log_format)
         warn_of_python_proxy()
+        return_freed_memory()
         bound_receive_queues()
         bound_http_server()
         engines = ServeEngines(engine.options(stream=True), settings.link, settings.ingress.admission_timeout_seconds)

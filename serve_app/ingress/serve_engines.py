@@ -30,6 +30,9 @@ RETRY_SECONDS = 0.1
 FULL_SECONDS = 0.2
 """How long to go on asking when every engine is full: a session that has just ended gives its slot back in less."""
 
+MOVE_SECONDS = 0.7
+"""How long to go on asking for a session that moves: it tries again by itself, and is held up meanwhile."""
+
 PROBE_SECONDS = 1.0
 """Time between two looks whether an engine is there."""
 
@@ -85,10 +88,14 @@ class ServeEngines:
         return {link.name: link.load for link in self._links.values() if link.is_open}
 
     async def open(self, session_id: str, listener: StreamListener, history: History | None = None) -> "LeasedStream":
-        """Lease a slot and attach to it. Raises AtCapacity if that takes longer than the admission timeout."""
+        """Lease a slot and attach to it.
+
+        Raises AtCapacity, as soon as every engine has said that it is full, or if nobody answers in time.
+        """
         started_at = asyncio.get_running_loop().time()
-        deadline = started_at + self._admission_timeout_seconds
-        reason: object = "no slot came free"
+        timeout_s = MOVE_SECONDS if history is not None else self._admission_timeout_seconds
+        deadline = started_at + timeout_s
+        reason: object = "no engine answered"
         while True:
             lease = self._handle.open_session.remote(session_id, history)
             try:
@@ -105,7 +112,7 @@ class ServeEngines:
                         raise AtCapacity(f"{reason}; waited {waited:.1f} s")
                     await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
             except TimeoutError:
-                raise AtCapacity(f"{reason}; waited {self._admission_timeout_seconds:g} s") from None
+                raise AtCapacity(f"{reason}; waited {timeout_s:g} s") from None
             except (RayError, RayServeException, EngineLost, StopAsyncIteration) as error:
                 # The replica died under the call, or between its grant and the attach: another one may do.
                 _log.warning("lease failed", session_id=session_id, error=repr(error))

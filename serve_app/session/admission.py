@@ -10,6 +10,10 @@ RETRY_SECONDS = 0.1
 """Time between two tries of the first in line."""
 
 
+MOST_TRIES = 8
+"""Newcomers that try to take a slot at the same time; the others are next, or hear what those heard."""
+
+
 class Returning:
     """Counts sessions that have lost their slot and look for another one: they come before everybody new."""
 
@@ -35,6 +39,8 @@ class Admission:
         self._limit = limit
         self._returning = returning
         self._line: deque[asyncio.Event] = deque()  # each is set when its owner has moved up
+        self._trying = asyncio.Semaphore(MOST_TRIES)
+        self._refusal: tuple[float, str] | None = None  # the latest: when that try began, and why it failed
 
     def __len__(self) -> int:
         """Clients waiting."""
@@ -48,7 +54,7 @@ class Admission:
         """
         if not self._line and not self._returning.sessions:
             try:
-                await take_slot()
+                await self._try(take_slot)
                 return
             except AtCapacity:
                 if not wait_s:
@@ -84,3 +90,20 @@ class Admission:
             self._line.remove(moved_up)
             for waiting in self._line:
                 waiting.set()
+
+    async def _try(self, take_slot: Callable[[], Awaitable[None]]) -> None:
+        """Take a slot; a try that began after this one came and has failed is an answer to this one, too.
+
+        So a crowd that finds every slot taken costs the engines a few questions, and hears of it sooner.
+        """
+        clock = asyncio.get_running_loop().time
+        came_at = clock()
+        async with self._trying:
+            if self._refusal and self._refusal[0] > came_at:
+                raise AtCapacity(self._refusal[1])
+            began_at = clock()
+            try:
+                await take_slot()
+            except AtCapacity as error:
+                self._refusal = max(self._refusal or (began_at, ""), (began_at, error.message))
+                raise

@@ -92,7 +92,7 @@ class SessionCore:
         self._sent = 0
         self._answered = 0
         self._outgoing: deque[NDArray[np.float32] | Event] = deque()  # frames to send, and what to say behind them
-        self._markers: deque[tuple[int, Event]] = deque()  # what to say once so many frames are answered
+        self._awaiting: deque[tuple[int, Event]] = deque()  # what to say once so many frames are answered
         self._marks: deque[tuple[int, Marked]] = deque()  # likewise, with the model's delay in the number
         self.tells_frames = False
         """Whether there is a `Frame` for each result: most clients have no use for 12.5 events a second."""
@@ -128,7 +128,7 @@ class SessionCore:
         self.ended = True
         self._queue_until_words_are_out()
         self._outgoing = deque(item for item in self._outgoing if not isinstance(item, Done))
-        self._markers = deque(marker for marker in self._markers if not isinstance(marker[1], Done))
+        self._awaiting = deque(event for event in self._awaiting if not isinstance(event[1], Done))
         self._outgoing.append(Failure(error))
 
     def take_mark(self, mark: int | None, *, delayed: bool) -> list[Event]:
@@ -165,7 +165,7 @@ class SessionCore:
         """Take the outgoing event: it is due behind the results of all frames sent. Returns what is due now."""
         event = self._outgoing.popleft()
         assert not isinstance(event, np.ndarray), "frames are sent, not passed"
-        self._markers.append((self._sent, event))
+        self._awaiting.append((self._sent, event))
         return self._due()
 
     def hear(self, result: FrameResult) -> list[Event]:
@@ -189,9 +189,9 @@ class SessionCore:
 
     def _due(self) -> list[Event]:
         events: list[Event] = []
-        while self._markers and self._markers[0][0] <= self._answered:
+        while self._awaiting and self._awaiting[0][0] <= self._answered:
             events.extend(self._transcript.finish(self.audio_seconds))
-            events.append(self._markers.popleft()[1])
+            events.append(self._awaiting.popleft()[1])
         return events
 
     def _queue(self, frames: NDArray[np.float32]) -> None:

@@ -4,7 +4,7 @@ It remembers enough of itself (see `recorder`) to be re-created anywhere: when i
 an engine that is shutting down, or when it comes back after having given its slot up. Frames go out at least once,
 results come in exactly once and in order.
 
-It is in one of four states: *held* by an engine (`_hold`), *moving* to another one (`_moving`), *parked* (neither), or
+It is in one of four states: *held* by an engine (`_slot`), *moving* to another one (`_moving`), *parked* (neither), or
 over (`_error`, `_closed`).
 """
 
@@ -55,7 +55,7 @@ class DurableListener(Protocol):
         """The stream could not be kept alive; nothing follows."""
 
 
-class _Hold:
+class _Slot:
     """A slot on one engine, and the ear for what comes from there; once left, nothing of it is heard any more."""
 
     def __init__(self, owner: "DurableStream", first_frame: int) -> None:
@@ -127,7 +127,7 @@ class DurableStream:
         self._listener = listener
         self._recorder = recorder
         self._returning = returning
-        self._hold: _Hold | None = None
+        self._slot: _Slot | None = None
         self._moving: asyncio.Task[None] | None = None
         self._moves_without_result = 0
         self._error: SpeechError | None = None
@@ -139,13 +139,13 @@ class DurableStream:
 
     async def open(self) -> None:
         """Take a slot. Raises ModelNotReady, AtCapacity or EngineLost."""
-        hold = _Hold(self, self._recorder.answered)
-        await hold.take(self._engines, self._id, self._recorder)
-        self._hold = hold
+        slot = _Slot(self, self._recorder.answered)
+        await slot.take(self._engines, self._id, self._recorder)
+        self._slot = slot
 
     def resume(self) -> None:
         """Go on where another stream was, in whichever slot there is; until then frames are kept."""
-        if not self._hold and not self._moving:
+        if not self._slot and not self._moving:
             self._start_move("resume")
 
     async def send_some(self, frames: NDArray[np.float32]) -> int:
@@ -160,15 +160,15 @@ class DurableStream:
         self._metrics.frames_total.inc(len(piece))
         if self._moving:
             pass  # they are sent at the end of the move
-        elif self._hold:
-            self._give(self._hold)
+        elif self._slot:
+            self._give(self._slot)
         else:
             self._start_move("unpark")
         return len(piece)
 
     async def park(self) -> bool:
         """Give the slot up until the next frame comes; False if the stream is busy."""
-        if not self._hold or self._moving or self._recorder.sent > self._recorder.answered:
+        if not self._slot or self._moving or self._recorder.sent > self._recorder.answered:
             return False
         await self._leave()
         self._listener.on_state("parked")
@@ -176,7 +176,7 @@ class DurableStream:
 
     def restart(self, kept_frames: int) -> bool:
         """Forget all but the latest frames that were heard and go on from there; False if the stream is busy."""
-        if not self._hold or self._moving:
+        if not self._slot or self._moving:
             return False
         self._recorder.forget(kept_frames)
         self._start_move("restart")
@@ -185,7 +185,7 @@ class DurableStream:
     def check(self) -> None:
         """Leave an engine that has owed a result for too long; call this now and then."""
         late = time.monotonic() - self._owed_since > RESULT_TIMEOUT_SECONDS
-        if late and self._hold and not self._moving and self._recorder.sent > self._recorder.answered:
+        if late and self._slot and not self._moving and self._recorder.sent > self._recorder.answered:
             error = EngineLost(f"the engine has owed a result for {RESULT_TIMEOUT_SECONDS:g} s")
             _log.warning("engine lost", session_id=self._id, error=repr(error))
             self._start_move("engine_lost", error)
@@ -224,14 +224,14 @@ class DurableStream:
             _log.error("result not understood", session_id=self._id, frame=result.frame, exc_info=error)
             self._fail(SpeechError("the server failed on a result; the session is over"))
 
-    def _on_lost(self, hold: _Hold, error: SpeechError) -> None:
+    def _on_lost(self, slot: _Slot, error: SpeechError) -> None:
         self._progress.set()  # a planned move may be waiting for results that will not come
-        if hold is self._hold and not self._moving and not self._closed:
+        if slot is self._slot and not self._moving and not self._closed:
             _log.warning("engine lost", session_id=self._id, error=repr(error))
             self._start_move("engine_lost", error)
 
-    def _on_draining(self, hold: _Hold) -> None:
-        if hold is self._hold and not self._moving and not self._closed:
+    def _on_draining(self, slot: _Slot) -> None:
+        if slot is self._slot and not self._moving and not self._closed:
             self._start_move("draining")
 
     # ------------------------------------------------------------------ inside
@@ -249,15 +249,15 @@ class DurableStream:
             self._progress.clear()
             await self._progress.wait()
 
-    def _give(self, hold: _Hold) -> None:
-        if hold.given == self._recorder.answered:
+    def _give(self, slot: _Slot) -> None:
+        if slot.given == self._recorder.answered:
             self._owed_since = time.monotonic()
-        hold.give(self._recorder)
+        slot.give(self._recorder)
 
     async def _leave(self) -> None:
-        hold, self._hold = self._hold, None
-        if hold:
-            await hold.leave()
+        slot, self._slot = self._slot, None
+        if slot:
+            await slot.leave()
 
     def _start_move(self, reason: Reason, error: SpeechError | None = None) -> None:
         """Begin a move; `error` is what took the present engine away."""
@@ -274,12 +274,12 @@ class DurableStream:
         deadline = started_at + self._settings.move_timeout_seconds
         try:
             found = None
-            if self._hold and reason != "engine_lost":
-                await self._quiesce(self._hold)
+            if self._slot and reason != "engine_lost":
+                await self._quiesce(self._slot)
                 found = await self._find_slot_beside()
             await self._leave()
             with self._returning:
-                self._hold = found or await self._find_slot(deadline)
+                self._slot = found or await self._find_slot(deadline)
         except SpeechError as error:
             self._fail(error)
             return
@@ -290,7 +290,7 @@ class DurableStream:
         finally:
             self._moving = None
         self._owed_since = time.monotonic()
-        self._give(self._hold)
+        self._give(self._slot)
         seconds = time.monotonic() - started_at
         self._metrics.moves_total.labels(reason).inc()
         self._metrics.move_seconds.observe(seconds)
@@ -298,19 +298,19 @@ class DurableStream:
         _log.info("moved", session_id=self._id, reason=reason, seconds=round(seconds, 3), frame=frame)
         self._listener.on_state("live")
 
-    async def _quiesce(self, hold: _Hold) -> None:
+    async def _quiesce(self, slot: _Slot) -> None:
         """Wait for the results of all frames that the engine was given; it is not given more meanwhile."""
         try:
             async with asyncio.timeout(QUIESCE_SECONDS):
-                while not hold.lost and self._recorder.answered < hold.given:
+                while not slot.lost and self._recorder.answered < slot.given:
                     self._progress.clear()
                     await self._progress.wait()
         except TimeoutError:
-            owed = hold.given - self._recorder.answered
+            owed = slot.given - self._recorder.answered
             _log.warning("left an engine that still owed results", session_id=self._id, frames=owed)
-        hold.hear_no_more()
+        slot.hear_no_more()
 
-    async def _find_slot_beside(self) -> _Hold | None:
+    async def _find_slot_beside(self) -> _Slot | None:
         """A slot on another engine while the present one is kept; None if that takes more than one try.
 
         An engine that is stopped ends once it is empty, and what replaces it may only start then: do not hold it up.
@@ -320,13 +320,13 @@ class DurableStream:
         except (AtCapacity, EngineLost):
             return None
 
-    async def _find_slot(self, deadline: float) -> _Hold:
+    async def _find_slot(self, deadline: float) -> _Slot:
         """A slot in which this stream goes on; at least one try. Raises AtCapacity, EngineLost or StepFailed."""
         while True:
-            hold = _Hold(self, self._recorder.answered)
+            slot = _Slot(self, self._recorder.answered)
             try:
-                await hold.take(self._engines, self._id, self._recorder)
-                return hold
+                await slot.take(self._engines, self._id, self._recorder)
+                return slot
             except (AtCapacity, EngineLost) as error:
                 if time.monotonic() > deadline:
                     raise
