@@ -30,6 +30,8 @@ SLOTS = 160
 
 NEED_A_SERVICE = ("locust", "stt")
 
+Folder = Annotated[Path, typer.Option(help="Where runs are kept.")]
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
@@ -41,19 +43,20 @@ class CommandFailed(Exception):
 def keep(
     name: Annotated[str, typer.Argument(help="What to call the run.")],
     command: Annotated[list[str], typer.Argument(help="Behind --: locust, stt or python with its arguments.")],
+    folder: Folder = FOLDER,
 ) -> None:
     """Run a command against the service that STT_URL names, or none, and keep what it prints."""
     try:
-        _run(name, command)
+        _run(name, command, folder)
     except CommandFailed as error:
         fail(error, FAILED)
 
 
 @app.command()
-def again() -> None:
-    """Run everything in loadtest/results again that this machine can, against a service of its own."""
+def again(folder: Folder = FOLDER) -> None:
+    """Run everything again that is kept and that this machine can run, against a service of its own."""
     try:
-        runs = {file.stem: load(file) for file in sorted(FOLDER.glob("*.json"))}
+        runs = {file.stem: load(file) for file in sorted(folder.glob("*.json"))}
     except UnusableResult as error:
         fail(error, BAD_INPUT)
     possible = {name: shlex.split(result.command) for name, result in runs.items() if _can(name, result)}
@@ -64,7 +67,7 @@ def again() -> None:
         for name, command in possible.items():
             print(f"{name}: {shlex.join(command)}", flush=True)
             try:
-                _run(name, command)
+                _run(name, command, folder)
             except CommandFailed as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 broken = True
@@ -78,7 +81,7 @@ def _can(name: str, result: Result) -> bool:
     return possible
 
 
-def _run(name: str, command: Sequence[str]) -> None:
+def _run(name: str, command: Sequence[str], folder: Path) -> None:
     """Raises `CommandFailed`."""
     program = sys.executable if command[0] == "python" else str(Path(sys.executable).with_name(command[0]))
     keeps_itself = "--save" in command
@@ -95,7 +98,7 @@ def _run(name: str, command: Sequence[str]) -> None:
         numbers = json.loads(done.stdout)
     except ValueError:
         raise CommandFailed(f"expected it to print JSON, got {done.stdout[:120]!r}") from None
-    save(name, command[0], command[1:], numbers)
+    save(name, command[0], command[1:], numbers, folder)
 
 
 @contextmanager

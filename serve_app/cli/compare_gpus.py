@@ -26,7 +26,7 @@ POLL_S = 0.5
 
 
 class NoCluster(Exception):
-    """There is no Ray cluster to deploy to."""
+    """There is no Ray cluster to deploy to, or Serve does not run on it."""
 
 
 class DeployFailed(Exception):
@@ -72,6 +72,9 @@ class Fleet:
             if listening_host() is None:
                 serve.start(http_options={"host": self._address.host, "port": self._address.port})
                 self._exits.callback(serve.shutdown)
+        except RuntimeError as error:
+            self._exits.close()
+            raise NoCluster(f"Serve does not start on the cluster: {error}") from None
         except BaseException:
             self._exits.close()
             raise

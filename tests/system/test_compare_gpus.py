@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serve_app.cli.leftovers import RunFolder
 from serve_app.cli.processes import Session
 from serve_app.cli.server import free_port
 from tests.support import PROJECT
@@ -25,10 +26,10 @@ STARTED = "block forever"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def cluster() -> Iterator[dict[str, str]]:
     """The environment in which programs find a cluster with an L4 and a T4, and HAProxy's files apart from others'."""
-    folder = tmp_path_factory.mktemp("ray")
-    port = free_port()
+    run_folder = RunFolder()  # short: sockets are in it
+    folder, port = run_folder.path, free_port()
     environment = {
         **os.environ,
         "PYTHONPATH": str(PROJECT),
@@ -55,7 +56,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         _wait_for(folder / "log.txt")
         yield environment | {"RAY_ADDRESS": f"127.0.0.1:{port}", "STT_AUTH": "none"}
     finally:
-        session.stop(signal.SIGTERM, patience_s=20)
+        session.stop(signal.SIGTERM, patience_s=5)
+        run_folder.remove()
 
 
 def _drain(session: Session, log: Path) -> None:
