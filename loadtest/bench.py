@@ -59,6 +59,8 @@ def again(folder: Folder = FOLDER) -> None:
         runs = {file.stem: load(file) for file in sorted(folder.glob("*.json"))}
     except UnusableResult as error:
         fail(error, BAD_INPUT)
+    if not runs:
+        fail(f"{folder}: nothing is kept there yet", BAD_INPUT)
     possible = {name: shlex.split(result.command) for name, result in runs.items() if _can(name, result)}
     broken = False
     with ExitStack() as exits:
