@@ -24,6 +24,8 @@ GPUS_FILE = PROJECT_ROOT / "configs" / "gpus.yaml"
 
 POLL_S = 0.5
 
+SHUTDOWN_S = 5
+
 
 class NoCluster(Exception):
     """There is no Ray cluster to deploy to, or Serve does not run on it."""
@@ -106,8 +108,12 @@ class Fleet:
     def _settings(self, gpu: str) -> Settings:
         args: dict[str, Any] = self._config["applications"][0].get("args") or {}
         engine = {**(args.get("engine") or {}), "gpu": gpu}
+        # When it is deleted nobody is there any more.
+        ingress = {**(args.get("ingress") or {}), "graceful_shutdown_timeout_seconds": SHUTDOWN_S}
         environment = {name: value for name, value in os.environ.items() if name != "KYUTAI_GPU"}
-        return from_args({**args, "engine": engine}, environment, options={"app_name": f"stt-{gpu.lower()}"})
+        return from_args(
+            {**args, "engine": engine, "ingress": ingress}, environment, options={"app_name": f"stt-{gpu.lower()}"}
+        )
 
     def _wait(self, name: str, gpu: str, timeout_s: float) -> str:
         """Until the application takes sessions: its host, port and route. Raises `DeployFailed`."""
