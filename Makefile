@@ -9,7 +9,7 @@ MODEL ?= demo
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test soak chaos bench lint types unit format lock audit samples clean
+.PHONY: help setup demo serve smoke test soak chaos bench lint types unit format lock audit samples screenshot clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: setup ## serve the demo model, transcribe a clip in real time, stop
 
 serve: setup ## serve a model: make serve [MODEL=stt-1b-en_fr] [PORT=8000]
 	@$(BIN)/stt serve --model "$(MODEL)" --port "$(PORT)"
+
+smoke: setup ## try everything that a running service can do: make smoke [PORT=8000]
+	@$(BIN)/stt smoke --url "http://127.0.0.1:$(PORT)"
 
 test: lint types unit ## every check and every test
 
@@ -61,6 +64,9 @@ audit: setup ## look for known vulnerabilities in requirements.lock (status 2: i
 
 samples: setup ## make the clips in configs/samples again (needs espeak-ng and ffmpeg)
 	@$(BIN)/python tools/make_samples.py
+
+screenshot: setup ## make docs/page.png again: the page in Chromium, with a real service
+	@$(BIN)/pytest -q tests/system/test_dialects.py -k page --screenshot docs/page.png
 
 clean: ## remove .venv and caches
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

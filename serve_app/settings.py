@@ -124,6 +124,10 @@ class EngineSettings(_Group):
     gpu: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     """Accelerator type each replica asks Ray for (`L4`, `A100`, `H100`, ...); none for any GPU or no GPU at all."""
 
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    """How the decoder keeps keys and values: `auto` is the type of its weights; `fp8`, for GPUs of compute capability
+    8.9 or newer, takes half of bfloat16's memory, and some tokens differ."""
+
     replicas: int = Field(default=1, ge=1, le=1000)
     """Number of engine replicas."""
 

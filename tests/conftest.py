@@ -17,6 +17,12 @@ from tests.support import Clip, DirectEngines, manifest, running_engines
 
 CLIP_SLOTS = 8
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make screenshot` needs."""
+    parser.addoption("--screenshot", metavar="FILE", help="where to leave a picture of the page that heard a clip")
+
+
 # Two slow cores shared with an engine: how long an example takes to draw or to run says nothing about the code.
 hypothesis_settings.register_profile("shared-cores", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("shared-cores")

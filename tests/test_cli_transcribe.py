@@ -109,6 +109,20 @@ async def test_waiting_in_line(service, clip):
 
 
 @contextlib.asynccontextmanager
+async def web_server(application: Starlette, port: int) -> AsyncIterator[str]:
+    """Any application on the web; its address."""
+    server = Server(Config(application, port=port, log_level="warning", timeout_graceful_shutdown=1))
+    serving_it = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await serving_it
+
+
+@contextlib.asynccontextmanager
 async def web(unused_tcp_port: int) -> AsyncIterator[str]:
     async def dripping():
         while True:
@@ -120,23 +134,14 @@ async def web(unused_tcp_port: int) -> AsyncIterator[str]:
             yield b"RIFF" * 2**18
             await asyncio.sleep(0)  # or, once nobody reads, nothing else would ever run
 
-    server = Server(Config(
-        Starlette(routes=[
-            Route("/moved", lambda _: RedirectResponse("/clip.wav")),
-            Route("/clip.wav", lambda _: FileResponse(SAMPLES / "hello-en.wav")),
-            Route("/dripping", lambda _: StreamingResponse(dripping())),
-            Route("/endless", lambda _: StreamingResponse(endless())),
-        ]),
-        port=unused_tcp_port, log_level="warning", timeout_graceful_shutdown=1,
-    ))  # fmt: skip
-    serving_it = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{unused_tcp_port}"
-    finally:
-        server.should_exit = True
-        await serving_it
+    routes = [
+        Route("/moved", lambda _: RedirectResponse("/clip.wav")),
+        Route("/clip.wav", lambda _: FileResponse(SAMPLES / "hello-en.wav")),
+        Route("/dripping", lambda _: StreamingResponse(dripping())),
+        Route("/endless", lambda _: StreamingResponse(endless())),
+    ]
+    async with web_server(Starlette(routes=routes), unused_tcp_port) as site:
+        yield site
 
 
 async def test_a_file_on_the_web(service, clip, unused_tcp_port):

@@ -303,7 +303,7 @@ async def test_a_file_by_post(service, clip):
         (b"", {}, 400, "expected an audio file, got an empty one"),
         (b"hello" * 100, {}, 400, "got one that begins with b'hello"),
         (b"RIFF" + bytes(100), {}, 400, "expected"),
-        (bytes(10_001), {"ingress": {"max_message_bytes": 10_000}}, 413, "at most 10000 bytes"),
+        (bytes(2**20 + 1), {"ingress": {"max_upload_megabytes": 1}}, 413, "at most 1 MiB"),
     ],
 )
 async def test_a_bad_file_by_post(engines, body, args, status, complaint):
@@ -314,14 +314,39 @@ async def test_a_bad_file_by_post(engines, body, args, status, complaint):
         await service.wait_until_empty()
 
 
-async def test_a_file_that_finds_no_slot(engines):
+@pytest.mark.parametrize(
+    ("query", "ingress"), [("", {"max_wait_seconds": 0.3}), ("?wait_s=0.3", {}), ("?wait_s=0", {})]
+)
+async def test_a_file_that_finds_no_slot(engines, clip, query, ingress):
     async with contextlib.AsyncExitStack() as stack:
-        service = await stack.enter_async_context(serving(engines, ingress={"max_wait_seconds": 0.3}))
+        service = await stack.enter_async_context(serving(engines, ingress=ingress))
         for _ in range(8):
             await hear(await stack.enter_async_context(connected(service)))
-        http = await stack.enter_async_context(httpx.AsyncClient(timeout=60))
-        answer = await http.post(service.http + "/api/asr-streaming", content=b"RIFF")
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=10))
+        answer = await http.post(service.http + f"/api/asr-streaming{query}", content=clip.path.read_bytes())
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+@pytest.mark.parametrize("wait", ["-1", "301", "soon"])
+async def test_a_wait_that_makes_no_sense_by_post(service, clip, wait):
+    async with httpx.AsyncClient(timeout=10) as http:
+        answer = await http.post(f"{service.http}/api/asr-streaming?wait_s={wait}", content=clip.path.read_bytes())
+    assert (answer.status_code, answer.json()["type"]) == (400, "Error")
+    assert answer.json()["message"] == f"?wait_s=: expected a number from 0 to 300, got '{wait}'"
+
+
+async def test_one_that_leaves_while_it_waits_for_a_slot_takes_none(engines, clip):
+    async with contextlib.AsyncExitStack() as stack:
+        service = await stack.enter_async_context(serving(engines))
+        others = [await stack.enter_async_context(connected(service)) for _ in range(8)]
+        for connection in others:
+            await hear(connection)
+        async with httpx.AsyncClient(timeout=0.5) as http:
+            with pytest.raises(httpx.ReadTimeout):
+                await http.post(service.http + "/api/asr-streaming", content=clip.path.read_bytes())
+        async with asyncio.timeout(5):
+            while service.outcomes("left") < 1:
+                await asyncio.sleep(0.01)
 
 
 async def test_build_and_modules_info(service):

@@ -21,6 +21,7 @@ from starlette.requests import Request
 
 from serve_app.protocols.openai.errors import InvalidParameter
 from serve_app.protocols.openai.form import FORMATS, read_form
+from serve_app.settings import IngressSettings
 from tests.audio_signals import cut, encoded
 from tests.support import SAMPLES, Service, serving
 
@@ -186,6 +187,21 @@ async def test_at_capacity_it_says_when_to_come_back(service, client, clip):
     await service.wait_until_empty()
 
 
+@pytest.mark.parametrize("way", ["extra_body", "extra_query"])
+async def test_a_file_waits_in_line_for_a_slot(service, client, clip, way):
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(8):
+            connection = await stack.enter_async_context(websockets.connect(service.url))
+            await connection.recv()
+        upload = asyncio.create_task(
+            client.audio.transcriptions.create(model="demo", file=clip.path, **{way: {"wait_s": "30"}})
+        )
+        await asyncio.sleep(0.3)
+        assert not upload.done()
+        await connection.close()
+        assert (await upload).text.split() == clip.words
+
+
 async def test_a_replica_that_stops_tells_its_uploads(service, client, clip):
     long = encoded(np.tile(clip.samples, 7), 24_000, "flac", "flac")
     uploads = [
@@ -199,7 +215,7 @@ async def test_a_replica_that_stops_tells_its_uploads(service, client, clip):
     with pytest.raises(openai.InternalServerError) as error:
         await uploads[0]
     assert (error.value.status_code, error.value.code) == (503, "restarting")
-    with pytest.raises(openai.APIError, match="send the file again") as late:
+    with pytest.raises(openai.APIError, match="send the audio again") as late:
         async for _ in await uploads[1]:
             pass
     assert late.value.code == "restarting"
@@ -225,6 +241,7 @@ WAV = (SAMPLES / "hello-en.wav").read_bytes()
          "timestamp_granularities", "unsupported_value", "got 'day'"),
         ({"prompt": "x" * 100_000}, {"file": WAV}, 400, None, "invalid_value", "maximum size"),
         ({f"field{n}": "x" for n in range(65)}, {"file": WAV}, 400, None, "invalid_value", "Too many fields"),
+        ({"wait_s": "-1"}, {"file": WAV}, 400, "wait_s", "invalid_value", "a number from 0 to 300, got '-1'"),
         ({}, {"file": WAV, "more": WAV}, 400, None, "invalid_value", "Too many files"),
         ({}, {"file": b""}, 400, None, "invalid_audio", "got an empty one"),
         ({}, {"file": b"not audio at all"}, 400, None, "invalid_audio", "begins with b'not audio at all'"),
@@ -326,8 +343,8 @@ def test_the_form_parser_takes_anything(content_type, body, piece_bytes):
         async def receive() -> dict:
             return messages.pop(0)
 
-        scope = {"type": "http", "headers": [(b"content-type", content_type.encode("latin-1"))]}
-        async with read_form(Request(scope, receive), 1) as form:
+        scope = {"type": "http", "headers": [(b"content-type", content_type.encode("latin-1"))], "query_string": b""}
+        async with read_form(Request(scope, receive), IngressSettings()) as form:
             return form.response_format
 
     with contextlib.suppress(InvalidParameter):

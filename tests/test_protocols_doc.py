@@ -1,4 +1,7 @@
-"""The examples of docs/protocols.md print what it says. Probabilities may differ a little, so: the last line."""
+"""The examples of docs/protocols.md print what it says. Probabilities may differ a little, so: the last line.
+
+Those for Ray programs need Ray: `tests/system/test_ray_programs.py` runs them.
+"""
 
 import asyncio
 import re
@@ -9,9 +12,11 @@ import pytest
 from tests.support import PROJECT, serving
 
 DOCUMENT = (PROJECT / "docs" / "protocols.md").read_text()
-EXAMPLES = re.findall(
+ALL_EXAMPLES = re.findall(
     r"\n## ([^\n]*)\n(?:(?!\n## ).)*?\n```python\n(.*?)```\n\n```text\n(.*?)```\n", DOCUMENT, re.DOTALL
 )
+RAY_EXAMPLES = [example for example in ALL_EXAMPLES if example[0].startswith("Ray programs")]
+EXAMPLES = [example for example in ALL_EXAMPLES if example not in RAY_EXAMPLES]
 
 
 def test_there_are_examples():

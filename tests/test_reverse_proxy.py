@@ -15,6 +15,10 @@ import websockets
 from serve_app import client
 from tests.support import PROJECT, Service, serving
 from tests.system_packages import require_program
+from tests.test_cli_transcribe import stt
+from tests.test_smoke import WORDS, beginning
+
+__all__ = ["beginning"]  # a fixture
 
 SHIPPED = PROJECT / "cluster" / "nginx" / "stt.conf"
 
@@ -123,6 +127,16 @@ async def test_our_client_transcribes_over_wss(service, proxy, clip, monkeypatch
         async for arrival in client.transcribe(f"https://localhost:{proxy.port}", clip.samples, words=True, rtf=0)
     ]
     assert [event.text for event in events if isinstance(event, client.Word)] == clip.words
+    await service.wait_until_empty()
+
+
+async def test_every_endpoint_and_dialect_goes_through(service, proxy, beginning):
+    """Two connections are few for `stt smoke`: it asks again."""
+    url = f"https://localhost:{proxy.port}"
+    status, output, errors = await stt(
+        "smoke", "--url", url, "--clip", beginning, "--reference", WORDS, SSL_CERT_FILE=str(proxy.authority)
+    )
+    assert (status, errors) == (0, ""), output
     await service.wait_until_empty()
 
 

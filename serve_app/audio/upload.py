@@ -1,8 +1,9 @@
 """Whole audio files of the formats people have, decoded piece by piece."""
 
 import io
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import BinaryIO, Protocol
 
 import av
 import numpy as np
@@ -38,16 +39,33 @@ def decode_upload(file: bytes | BinaryIO, max_seconds: float) -> Iterator[NDArra
     AudioTooLong as soon as `max_seconds` are passed.
     """
     source = io.BytesIO(file) if isinstance(file, bytes) else file
-    head = source.read(HEAD_BYTES)
+    container = recognise_file(source.read(HEAD_BYTES))
     source.seek(0)
+    options = {"ignore_length": "1"} if container is WAV and is_length_wrong(source) else {}
+    yield from decode_container(source, container, max_seconds, BLOCK_SAMPLES, options)
+
+
+def recognise_file(head: bytes) -> Container:
+    """What a file that begins with these bytes is. Raises InvalidAudio for what is no audio file."""
     if not head:
         raise InvalidAudio("expected an audio file, got an empty one")
     container = recognise(head)
     if container is None:
         raise InvalidAudio(f"expected a {SUPPORTED} file, got one that begins with {head[:16]!r}")
+    return container
+
+
+def decode_container(
+    source: "Readable",
+    container: Container,
+    max_seconds: float,
+    block_samples: int,
+    options: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[NDArray[np.float32]]:
+    """What `decode_upload` does, for a file of a known kind in blocks of any size; `options` are for its demuxer."""
     left = max_seconds * SAMPLE_RATE_HZ  # may be infinite
-    block = _Block()
-    for samples in _checked(_resampled(_decoded(source, container))):
+    block = _Block(block_samples)
+    for samples in _checked(_resampled(_decoded(source, container, options))):
         left -= len(samples)
         if left < 0:
             raise AudioTooLong(f"expected at most {max_seconds:g} s of audio, got more")
@@ -57,18 +75,26 @@ def decode_upload(file: bytes | BinaryIO, max_seconds: float) -> Iterator[NDArra
     yield from block.rest()
 
 
+class Readable(Protocol):
+    """A file, or as much of one as demuxers need that read it from its beginning to its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, at most so many; none at the end."""
+
+
 class _Block:
     """Collects samples into blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
         self._parts: list[NDArray[np.float32]] = []
         self._waiting = 0
         self.total = 0
 
     def push(self, samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         self.total += len(samples)
-        while self._waiting + len(samples) >= BLOCK_SAMPLES:
-            room = BLOCK_SAMPLES - self._waiting
+        while self._waiting + len(samples) >= self._samples:
+            room = self._samples - self._waiting
             self._parts.append(samples[:room])
             samples = samples[room:]
             yield from self.rest()
@@ -81,14 +107,13 @@ class _Block:
             yield np.concatenate(parts)
 
 
-def _decoded(source: BinaryIO, container: Container) -> Iterator[tuple[NDArray[np.float32], int]]:
+def _decoded(
+    source: Readable, container: Container, options: Mapping[str, str]
+) -> Iterator[tuple[NDArray[np.float32], int]]:
     """Pieces of mono, float32 [n], each with its sample rate."""
     try:
         # The demuxer is named: left to guess, FFmpeg also reads playlists, which make it open files and addresses.
-        options = {"protocol_whitelist": ""}
-        if container is WAV and is_length_wrong(source):
-            options["ignore_length"] = "1"
-        with av.open(source, "r", format=container.demuxer, options=options) as file:
+        with av.open(source, "r", format=container.demuxer, options={"protocol_whitelist": "", **options}) as file:
             track = file.streams.best("audio")
             if track is None:
                 raise InvalidAudio(f"expected audio, got {container.name} without a track of it")

@@ -1,4 +1,4 @@
-"""The `stt` command: `stt transcribe`, `stt mic`, `stt latency`, `stt serve`, `stt keys`, `stt demo`."""
+"""The `stt` command: `stt transcribe`, `mic`, `latency`, `serve`, `smoke`, `keys` and `demo`."""
 
 import typer
 
@@ -7,6 +7,7 @@ from serve_app.cli.keys import keys
 from serve_app.cli.latency import latency
 from serve_app.cli.mic import mic
 from serve_app.cli.serve import serve
+from serve_app.cli.smoke import smoke
 from serve_app.cli.transcribe import transcribe
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app.command()(transcribe)
 app.command()(mic)
 app.command()(latency)
 app.command()(serve)
+app.command()(smoke)
 app.command()(demo)
 app.add_typer(keys, name="keys")
 

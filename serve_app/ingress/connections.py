@@ -4,26 +4,19 @@ Serve's HAProxy hides the address and adds no X-Forwarded-For. So it is only kno
 that header (`ingress.trusted_proxies`), or where clients reach the ingress without HAProxy.
 """
 
-import asyncio
-import contextlib
 import ipaddress
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.requests import HTTPConnection
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_app.errors import TooManyConnections
-from serve_app.protocols.conversation import Dialect
 from serve_app.settings import IngressSettings
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
-
-REFUSAL_SECONDS = 2.0
-"""How long a client may take to hear that it is refused."""
 
 IPV6_NETWORK_BITS = 64
 """What one customer gets at least: its single addresses say nothing."""
@@ -39,25 +32,19 @@ class ConnectionLimit:
         if self._limit and not self._trusted_proxies and _behind_haproxy():
             _log.info("connections are not limited per address: HAProxy hides it, see ingress.trusted_proxies")
 
-    @asynccontextmanager
-    async def admit(self, websocket: WebSocket, dialect: Dialect) -> AsyncIterator[bool]:
-        """Count the connection for the length of the block; False, and the client has heard why, if it is too many."""
-        address = self._address(websocket)
+    @contextmanager
+    def count(self, connection: HTTPConnection) -> Iterator[None]:
+        """Count the connection for the length of the block. Raises TooManyConnections if it is one too many."""
+        address = self._address(connection)
         if address is None or self._limit is None:
-            yield True
+            yield
             return
         if self._open[address] >= self._limit:
             _log.info("connection refused", address=address, limit=self._limit)
-            await _refuse(
-                websocket,
-                dialect,
-                TooManyConnections(f"expected at most {self._limit} connections from one address, got one more"),
-            )
-            yield False
-            return
+            raise TooManyConnections(f"expected at most {self._limit} connections from one address, got one more")
         self._open[address] += 1
         try:
-            yield True
+            yield
         finally:
             self._open[address] -= 1
             if not self._open[address]:
@@ -108,16 +95,3 @@ def _peer(connection: HTTPConnection) -> str | None:
 
 def _behind_haproxy() -> bool:
     return os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
-
-
-async def _refuse(websocket: WebSocket, dialect: Dialect, error: TooManyConnections) -> None:
-    """Say it in the dialect's own form: an HTTP status instead would never reach a browser's script."""
-    with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):  # gone, or not reading
-        async with asyncio.timeout(REFUSAL_SECONDS):
-            await websocket.accept()
-            for message in dialect.error(error):
-                if isinstance(message, str):
-                    await websocket.send_text(message)
-                else:
-                    await websocket.send_bytes(message)
-            await websocket.close(error.close_code, f"{error.code}: {error.message}")

@@ -1,12 +1,16 @@
 """The ingress as a Ray Serve deployment."""
 
 import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from ray.util.queue import Queue
 from starlette.applications import Starlette
 
+from serve_app.ingress import ray_programs
 from serve_app.ingress.backpressure import bound_receive_queues
 from serve_app.ingress.http_server import bound_http_server
 from serve_app.ingress.memory import return_freed_memory
@@ -47,6 +51,25 @@ class IngressReplica:
             settings.ingress.graceful_shutdown_timeout_seconds,
         )
         on_graceful_shutdown(self._shutdown.begin)
+
+    async def transcribe(self, audio: Queue, query: Mapping[str, str]) -> AsyncGenerator[str]:
+        """For Ray programs: `WS /v1/stream` with the queue's items as the client's messages, None being the end.
+
+        `query` is as in the address. Yields the messages as JSON text. `serve_app.client.on_ray` is the other side.
+        """
+        messages = ray_programs.converse_over_queue(self._routes.stream, audio, query)
+        async with aclosing(messages):
+            async for message in messages:
+                yield message
+
+    async def transcribe_queue(self, audio: Queue, transcription: Queue, wait_s: float = 0.0) -> None:
+        """For Ray programs: take bytes of audio files from one queue, up to a None, and put their text into another.
+
+        The files may be of any format, and cut anywhere; a chunk that begins as a file does begins the next one. The
+        text comes as soon as the model has it, a leading space starts a word. Its end is a None, also after an error,
+        which is raised here, as a SpeechError.
+        """
+        await ray_programs.transcribe_queue(audio, transcription, wait_s, self._routes.host)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """What Serve mounts, once the constructor is through."""

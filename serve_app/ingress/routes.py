@@ -3,23 +3,24 @@
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from serve_app.errors import TooManyConnections
 from serve_app.ingress.access import Access
 from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
 from serve_app.ingress.watchdog import Watchdog
 from serve_app.ingress.web import WebPage
 from serve_app.protocols import moshi_http
-from serve_app.protocols.conversation import Dialect, Host, converse
+from serve_app.protocols.conversation import Dialect, Host, converse, refuse
 from serve_app.protocols.moshi import Moshi
 from serve_app.protocols.openai.models import model_routes
 from serve_app.protocols.openai.realtime import Realtime
@@ -35,6 +36,15 @@ from serve_app.session.session import Session
 from serve_app.session.vault import VaultClient
 from serve_app.settings import Settings
 from serve_app.telemetry import IngressMetrics, render
+
+UNLISTED = ("/", "/v1/models/{model:path}")
+"""Paths that `GET /` leaves out: its own, and one that begins with another one."""
+
+
+def endpoints(routes: Iterable[BaseRoute]) -> dict[str, str]:
+    """The path of each route, by the last part of it."""
+    paths = [route.path for route in routes if isinstance(route, Route | WebSocketRoute)]
+    return {path.rpartition("/")[2]: path for path in paths if path not in UNLISTED}
 
 
 class Ingress:
@@ -62,7 +72,10 @@ class Ingress:
         self._connections = ConnectionLimit(settings.ingress)
         self._watchdog = Watchdog(self.sessions, self._admission, engines)
         metrics.registry.register(self._watchdog)
-        self._host = Host(self.sessions, self._admission, settings.ingress)
+        self.host = Host(self.sessions, self._admission, settings.ingress)
+        """What all its conversations share."""
+        self.stream = self._speaking(self._dialects()["/v1/stream"])
+        """The endpoint of `WS /v1/stream`, for clients that come another way."""
         self._started_at = time.time()
 
     def application(self) -> Starlette:
@@ -77,10 +90,10 @@ class Ingress:
                 Route("/metrics", self.metrics),
                 Route("/api/build_info", self.moshi_build_info),
                 Route("/api/modules_info", self.moshi_modules_info),
-                Route(moshi_http.PATH, self.moshi_upload, methods=["POST"]),
+                Route(moshi_http.PATH, moshi_http.Upload(self.host), methods=["POST"]),
                 *(WebSocketRoute(path, self._speaking(dialect)) for path, dialect in self._dialects().items()),
                 *model_routes(self._settings.model, self._settings.app_name, int(self._started_at)),
-                Route("/v1/audio/transcriptions", Transcriptions(self._host, self._settings.model), methods=["POST"]),
+                Route("/v1/audio/transcriptions", Transcriptions(self.host, self._settings.model), methods=["POST"]),
                 *self._access.routes(),
             ],
             middleware=[Middleware(BrokenConnections), Middleware(WebPage), *self._access.middleware()],
@@ -103,9 +116,11 @@ class Ingress:
     def _speaking(self, dialect: Callable[[WebSocket], Dialect]) -> Callable[[WebSocket], Awaitable[None]]:
         async def endpoint(websocket: WebSocket) -> None:
             spoken = dialect(websocket)
-            async with self._connections.admit(websocket, spoken) as admitted:
-                if admitted:
-                    await converse(websocket, spoken, self._host)
+            try:
+                with self._connections.count(websocket):
+                    await converse(websocket, spoken, self.host)
+            except TooManyConnections as error:
+                await refuse(websocket, spoken, self.host, error)
 
         return endpoint
 
@@ -140,12 +155,10 @@ class Ingress:
                 "model": self._settings.model,
                 "ready": self._engines.is_ready,
                 "longest_wait_seconds": self._settings.ingress.max_wait_seconds,
-                "endpoints": {"stream": "/v1/stream", "realtime": "/v1/realtime",
-                              "transcriptions": "/v1/audio/transcriptions", "models": "/v1/models",
-                              "health": "/health", "ready": "/readyz", "status": "/status", "metrics": "/metrics"},
+                "endpoints": endpoints(request.app.routes),
             },
             headers={"Vary": "Accept"},
-        )  # fmt: skip
+        )
 
     async def health(self, request: Request) -> Response:
         """`GET /health`, `/healthz`: the process answers."""
@@ -184,7 +197,3 @@ class Ingress:
     async def moshi_modules_info(self, request: Request) -> Response:
         """`GET /api/modules_info`, as moshi-server has it."""
         return JSONResponse(moshi_http.modules_info(self._settings.model, self._engines.loads()))
-
-    async def moshi_upload(self, request: Request) -> Response:
-        """`POST /api/asr-streaming`, as moshi-server has it."""
-        return await moshi_http.transcribe(request, self._host, self._settings.session.max_session_seconds)

@@ -7,7 +7,7 @@ them attends, and the downsampling convolution pads a new stream with its first 
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from serve_app.model.quantizer import Quantizer
 from serve_app.model.rows import Rows
 from serve_app.model.transformer import RingTransformer
+
+if TYPE_CHECKING:  # needs Triton, which only a GPU does
+    from serve_app.model.static_rows import StaticRows
 
 SHORT_OUTPUT = 64
 """Longest output for which, on a CPU, one matrix product over copied windows beats torch's convolution (up to 5x)."""
@@ -83,25 +86,33 @@ class Codec:
         self._downsample = self._conv(mimi.downsample.conv) if hasattr(mimi, "downsample") else None
         projected = mimi.encoder_transformer
         self._transformer = RingTransformer(projected.transformer, slots)
+        self.positions_per_frame = int(mimi.downsample.conv.conv.conv.stride[0]) if hasattr(mimi, "downsample") else 1
+        """Positions that a frame brings to the codec's transformer."""
+        self.codebooks = codebooks
+        """Codes per frame."""
         self._input_proj = projected.input_proj.weight if projected.input_proj is not None else None
         self._output_proj = getattr(projected.output_projs[0], "weight", None)
         self._quantize = Quantizer(mimi.quantizer, codebooks)
         self._device = next(mimi.encoder.parameters()).device
         self._memory = torch.zeros(slots, self._width, device=self._device)
 
+    @property
+    def rings(self) -> RingTransformer:
+        """The codec's transformer, which knows where each slot's stream is."""
+        return self._transformer
+
     def reset(self, slots: NDArray[np.int64]) -> None:
         """Make `slots` int64 [n] new streams."""
         self._memory.index_fill_(0, torch.from_numpy(slots).to(self._device), 0.0)
         self._transformer.reset(slots)
 
-    def step(self, rows: Rows, frames: Tensor) -> Tensor:
+    def step(self, rows: "Rows | StaticRows", frames: Tensor) -> Tensor:
         """Codes int64 [n, codebooks] of one frame per row, `frames` float32 [n, FRAME_SAMPLES]."""
         return self._quantize(self.advance(rows, frames))
 
-    def advance(self, rows: Rows, frames: Tensor) -> Tensor:
+    def advance(self, rows: "Rows | StaticRows", frames: Tensor) -> Tensor:
         """Like `step`, but only as far as the latents float32 [n, dimension]: enough to warm a slot up."""
-        fresh = self._transformer.positions[rows.slots] == 0
-        past = _Past(rows.take(self._memory), torch.from_numpy(fresh).to(self._device) if fresh.any() else None)
+        past = _Past(rows.take(self._memory), self._transformer.fresh(rows))
         x = frames[:, None]
         for stage in self._encoder:
             x = stage(x, past)

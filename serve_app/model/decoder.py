@@ -7,7 +7,7 @@ Its tokens are those of `moshi.run_inference`, which feeds the first frame's cod
 
 from collections.abc import Iterator
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from serve_app.model.rows import Rows
 from serve_app.model.transformer import RingTransformer, norm_function
 from serve_app.speech import History
 
+if TYPE_CHECKING:  # needs Triton, which only a GPU does
+    from serve_app.model.static_rows import StaticRows
+
 PREFILL_POSITIONS = 128
 """Most positions that one piece of a prefill runs: enough to keep a device busy, few enough not to delay live steps."""
 
@@ -26,17 +29,18 @@ PREFILL_POSITIONS = 128
 class Decoder:
     """State of the language model for many slots."""
 
-    def __init__(self, lm: Any, slots: int) -> None:
+    def __init__(self, lm: Any, slots: int, eight_bit: bool = False) -> None:
         """Take the weights of a moshi `LMModel` without depformer, delays and conditioners.
 
-        Its embeddings (and its output layers) move into one table each, of which the model's own become views.
+        Its embeddings (and its output layers) move into one table each, of which the model's own become views. With
+        `eight_bit` it keeps keys and values as 8-bit floats.
         """
         self._device = lm.text_emb.weight.device
         self._codebooks = int(lm.n_q)
         self._embedding = _join([emb.weight for emb in (*lm.emb, lm.text_emb)])
         offsets = [index * (lm.card + 1) for index in range(self._codebooks + 1)]
         self._offsets = torch.tensor(offsets, device=self._device)
-        self._transformer = RingTransformer(lm.transformer, slots)
+        self._transformer = RingTransformer(lm.transformer, slots, eight_bit)
         self._out_norm = norm_function(lm.out_norm)
         self._out = _join([lm.text_linear.weight, *(head.weight for head in lm.extra_heads)])
         self._text_bias = lm.text_linear.bias
@@ -50,12 +54,17 @@ class Decoder:
             self._first_token = int(self._read(out)[0])
             self.reset(np.arange(slots))
 
+    @property
+    def rings(self) -> RingTransformer:
+        """The decoder's transformer, which knows where each slot's stream is."""
+        return self._transformer
+
     def reset(self, slots: NDArray[np.int64]) -> None:
         """Make `slots` int64 [n] new streams: moshi's first step done, frame 0 to come."""
         self._transformer.start(slots, self._first)
         self._tokens.index_fill_(0, torch.from_numpy(slots).to(self._device), self._first_token)
 
-    def step(self, rows: Rows, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, rows: "Rows | StaticRows", codes: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens int64 [n] and pause probabilities float32 [n, heads] for one frame's codes int64 [n, codebooks]."""
         inputs = torch.cat([codes, rows.take(self._tokens)[:, None]], 1)
         out = self._transformer.step(self._embed(inputs)[:, None], rows)[:, 0]

@@ -1,7 +1,7 @@
 """The whole model: one batched step for one frame each of any subset of independent streams."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from serve_app.model.codec import Codec
 from serve_app.model.decoder import Decoder
 from serve_app.model.rows import Rows
 from serve_app.speech import FRAME_SAMPLES, History, ModelInfo
+
+if TYPE_CHECKING:  # needs Triton, which only a GPU does
+    from serve_app.model.graphs import GraphedSteps
 
 
 class StepResult(NamedTuple):
@@ -29,16 +32,34 @@ class StepResult(NamedTuple):
 class SpeechModel:
     """Codec and decoder with state for `slots` streams, used by a single thread."""
 
-    def __init__(self, checkpoint: Checkpoint, slots: int) -> None:
-        """Allocate the caches of `slots` streams on the checkpoint's device, all of them new streams."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        slots: int,
+        *,
+        kv_cache_dtype: Literal["auto", "fp8"] = "auto",
+        graphs: bool | None = None,
+    ) -> None:
+        """Allocate the caches of `slots` streams on the checkpoint's device, all of them new streams.
+
+        `kv_cache_dtype` is how the decoder keeps keys and values: in the dtype of its weights, or as 8-bit floats. With
+        `graphs` steps are those that CUDA graphs record (`GraphedSteps`), which is the default on a GPU.
+        """
         if slots < 1:
             raise ValueError(f"expected at least 1 slot, got {slots}")
+        graphs = checkpoint.device.type == "cuda" if graphs is None else graphs
         self._info = checkpoint.info
         self._slots = slots
         self._device = checkpoint.device
         self._cards = checkpoint.card, checkpoint.text_card
-        self._codec = Codec(checkpoint.mimi, checkpoint.info.codebooks, slots)
-        self._decoder = Decoder(checkpoint.lm, slots)
+        allocated = slots + 1 if graphs else slots  # graphs need a slot for rows that are only there to fill a step
+        self._codec = Codec(checkpoint.mimi, checkpoint.info.codebooks, allocated)
+        self._decoder = Decoder(checkpoint.lm, allocated, eight_bit=kv_cache_dtype == "fp8")
+        self._graphs: GraphedSteps | None = None
+        if graphs:
+            from serve_app.model import graphs as module  # needs Triton, which is not everywhere
+
+            self._graphs = module.GraphedSteps(self._codec, self._decoder, slots, checkpoint.device)
 
     @property
     def info(self) -> ModelInfo:
@@ -69,12 +90,16 @@ class SpeechModel:
         ascending, order = self._ascending(slots)
         if not len(ascending):
             return self._empty()
-        rows = Rows(ascending, self._device)
-        codes = self._codec.step(rows, self._upload(frames if order is None else frames[order]))
-        tokens, pauses = self._decoder.step(rows, codes)
-        result = StepResult(
-            tokens.to(torch.int32).cpu().numpy(), codes.to(torch.int16).cpu().numpy(), pauses.cpu().numpy()
-        )
+        frames = frames if order is None else frames[order]
+        if self._graphs is not None:
+            result = StepResult(*self._graphs.step(ascending, frames))
+        else:
+            rows = Rows(ascending, self._device)
+            codes = self._codec.step(rows, self._upload(frames))
+            tokens, pauses = self._decoder.step(rows, codes)
+            result = StepResult(
+                tokens.to(torch.int32).cpu().numpy(), codes.to(torch.int16).cpu().numpy(), pauses.cpu().numpy()
+            )
         if order is None:
             return result
         back = np.argsort(order)
@@ -96,10 +121,17 @@ class SpeechModel:
             self._check(history)
         return self._prefill(numbers, histories)
 
+    @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run dummy steps of growing widths, so that a first live step is not a slow one. Leaves all slots reset."""
+        """Run dummy steps of growing widths, or record the graphs, so that a first live step is not a slow one.
+
+        Leaves all slots reset.
+        """
         every = np.arange(self._slots)
         self.reset(every)
+        if self._graphs is not None:
+            self._graphs.record()
+            return
         widths = sorted({min(2**power, self._slots) for power in range(self._slots.bit_length() + 1)})
         for width in widths:
             for _ in range(2):
@@ -119,7 +151,11 @@ class SpeechModel:
 
     @torch.inference_mode()
     def _hear(self, slots: NDArray[np.int64], frames: NDArray[np.float32]) -> None:
-        self._codec.advance(Rows(slots, self._device), self._upload(frames))
+        uploaded = self._upload(frames)
+        if self._graphs is not None:
+            self._graphs.hear(slots, uploaded)
+        else:
+            self._codec.advance(Rows(slots, self._device), uploaded)
 
     def _upload(self, frames: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(frames, np.float32)).to(self._device)

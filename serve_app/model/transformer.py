@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from serve_app.model.attention import attend, ring_bias
+from serve_app.model.ring_cache import RingCache
 from serve_app.model.rows import Rows
+
+if TYPE_CHECKING:  # needs Triton, which only a GPU does
+    from serve_app.model.static_rows import StaticRows
 
 Function = Callable[[Tensor], Tensor]
 
@@ -91,8 +96,11 @@ class RingTransformer:
     filled.
     """
 
-    def __init__(self, module: Any, slots: int) -> None:
-        """Take the weights of a moshi `StreamingTransformer` (rope, causal, no cross attention) as they are."""
+    def __init__(self, module: Any, slots: int, eight_bit: bool = False) -> None:
+        """Take the weights of a moshi `StreamingTransformer` (rope, causal, no cross attention) as they are.
+
+        With `eight_bit` the rings hold 8-bit floats.
+        """
         attention = module.layers[0].self_attn
         weight: Tensor = attention.in_projs[0].weight
         self.context = int(attention.context)
@@ -102,10 +110,7 @@ class RingTransformer:
         half = torch.arange(self._dim // 2, dtype=torch.float32, device=weight.device)
         self._frequencies = torch.exp(half * (-math.log(module.max_period) * 2 / self._dim))  # moshi's `apply_rope`
         self._device = weight.device
-        # One head's keys (and its values) of one slot lie together, as attention reads them.
-        self._caches = torch.zeros(
-            len(self._layers), slots, 2, self._heads, self.context, self._dim, device=weight.device, dtype=weight.dtype
-        )
+        self._cache = RingCache((len(self._layers), slots, self._heads, self.context, self._dim), weight, eight_bit)
         self.positions: NDArray[np.int64] = np.zeros(slots, np.int64)
         """Next position of each slot, int64 [slots]."""
         self._oldest: NDArray[np.int64] = np.zeros(slots, np.int64)
@@ -117,7 +122,7 @@ class RingTransformer:
 
     def first_position(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [layers, 2, heads, dim] of position 0, and the output [1, width], for `x` [1, width]."""
-        x, kept, rotation = x[:, None], [], self._rotation(np.zeros(1, np.int64), 1)
+        x, kept, rotation = x[:, None], [], self._rotation(self._times(np.zeros(1, np.int64), 1))
         for layer in self._layers:
             qkv = layer.project(x, rotation)
             kept.append(qkv[0, 0, 1:])
@@ -127,25 +132,46 @@ class RingTransformer:
     def start(self, slots: NDArray[np.int64], first: Tensor) -> None:
         """Fill the rings of `slots` with position 0 only, as `first_position` gave it."""
         self.reset(slots)
-        self._caches[:, torch.from_numpy(slots).to(self._device), :, :, 0] = first[:, None]
+        self._cache.start(torch.from_numpy(slots).to(self._device), first)
         self.positions[slots] = 1
 
-    def step(self, x: Tensor, rows: Rows) -> Tensor:
-        """Advance each row by the positions in `x` [n, T, width], T <= context; returns [n, T, width]."""
+    def places(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What `StaticRows` need to know of `slots`: their next positions and the oldest they hold, int64 [2, n]."""
+        return np.stack([self.positions[slots], self._oldest[slots]])
+
+    def count(self, slots: NDArray[np.int64], steps: int) -> None:
+        """Note that `slots` advanced by `steps` positions, which `StaticRows` cannot."""
+        self.positions[slots] += steps
+
+    def fresh(self, rows: "Rows | StaticRows") -> Tensor | None:
+        """Rows whose next position is 0, bool [n]; None where the host knows that there are none."""
+        if not isinstance(rows, Rows):
+            return rows.positions == 0
+        fresh = self.positions[rows.slots] == 0
+        return torch.from_numpy(fresh).to(self._device) if fresh.any() else None
+
+    def step(self, x: Tensor, rows: "Rows | StaticRows") -> Tensor:
+        """Advance each row by the positions in `x` [n, T, width], T <= context; returns [n, T, width].
+
+        For `StaticRows` the caller counts the positions.
+        """
         steps = x.shape[1]
-        positions = self.positions[rows.slots]
-        rotation = self._rotation(positions, steps)
-        attended = rows.attended
-        length, bias = ring_bias(self.positions[attended], self._oldest[attended], steps, self.context, x)
-        places = (positions[:, None] + np.arange(steps)) % self.context
-        rings = rows.slots[:, None] * (2 * self._heads) + np.arange(2 * self._heads)
-        written = rings[:, None] * self.context + places[..., None]  # [n, T, 2 * heads]
-        index = torch.from_numpy(written.reshape(-1)).to(self._device)
-        for layer, cache in zip(self._layers, self._caches, strict=True):
+        attention: Callable[[int, Tensor], Tensor]  # of a layer's queries
+        if isinstance(rows, Rows):
+            positions, attended = self.positions[rows.slots], rows.attended
+            times = self._times(positions, steps)
+            length, bias = ring_bias(self.positions[attended], self._oldest[attended], steps, self.context, x)
+            attention = partial(self._attend, rows, length, bias)
+        else:
+            times, attention = rows.times(steps), partial(rows.attend, self._cache)
+        rotation = self._rotation(times)
+        places = self._cache.places(rows.index, times)
+        for number, layer in enumerate(self._layers):
             qkv = layer.project(x, rotation)
-            cache.view(-1, self._dim).index_copy_(0, index, qkv[:, :, 1:].reshape(-1, self._dim))
-            x = layer.finish(x, attend(qkv[:, :, 0], cache, rows, length, bias))
-        self.positions[rows.slots] += steps
+            self._cache.write(number, places, qkv[:, :, 1:])
+            x = layer.finish(x, attention(number, qkv[:, :, 0]))
+        if isinstance(rows, Rows):
+            self.count(rows.slots, steps)
         return x
 
     def extend(self, x: Tensor, slot: int) -> None:
@@ -153,7 +179,8 @@ class RingTransformer:
         steps, context, position = len(x), self.context, int(self.positions[slot])
         oldest = int(self._oldest[slot])
         x = x[None]
-        rotation = self._rotation(np.array([position]), steps)
+        times = self._times(np.array([position]), steps)
+        rotation = self._rotation(times)
         ring = np.arange(min(context, position))
         held = position - 1 - (position - 1 - ring) % context
         filled = torch.from_numpy(ring[held >= oldest]).to(self._device)
@@ -163,21 +190,27 @@ class RingTransformer:
         bias = torch.zeros(steps, len(keys), dtype=x.dtype).masked_fill_(~torch.from_numpy(visible), float("-inf"))
         bias = bias.to(self._device)
         kept = min(steps, context)
-        index = torch.from_numpy(query[-kept:] % context).to(self._device)
-        for layer, cache in zip(self._layers, self._caches[:, slot], strict=True):
+        places = self._cache.places(torch.tensor([slot], device=self._device), times[:, -kept:])
+        for number, layer in enumerate(self._layers):
             qkv = layer.project(x, rotation)
             new = qkv[0].permute(1, 2, 0, 3)  # [3, heads, T, dim]
-            both = torch.cat([cache.index_select(2, filled), new[1:]], 2)
+            both = torch.cat([self._cache.read(number, slot, filled), self._cache.rounded(new[1:])], 2)
             attended = F.scaled_dot_product_attention(new[:1], both[:1], both[1:], attn_mask=bias)[0]
-            cache.index_copy_(2, index, new[1:, :, -kept:])
+            self._cache.write(number, places, qkv[:, -kept:, 1:])
             x = layer.finish(x, attended.transpose(0, 1).flatten(1)[None])
         self.positions[slot] += steps
 
-    def _rotation(self, positions: NDArray[np.int64], steps: int) -> Tensor:
-        """Rotary embedding of `steps` positions per row as complex numbers, complex64 [n, steps, 1, 1, dim / 2].
+    def _attend(self, rows: Rows, length: int, bias: Tensor | None, layer: int, queries: Tensor) -> Tensor:
+        return attend(queries, self._cache.layer(layer), rows, length, bias)
+
+    def _times(self, positions: NDArray[np.int64], steps: int) -> Tensor:
+        """`steps` positions from `positions` int64 [n] on, int64 [n, steps]."""
+        return torch.from_numpy(positions[:, None] + np.arange(steps)).to(self._device)
+
+    def _rotation(self, times: Tensor) -> Tensor:
+        """Rotary embedding of positions `times` int64 [n, T] as complex numbers, complex64 [n, T, 1, 1, dim / 2].
 
         Computed once per step for all layers; a table of all positions would grow with the longest stream.
         """
-        times = torch.from_numpy((positions[:, None] + np.arange(steps)).astype(np.float32)).to(self._device)
-        angles = self._frequencies * times[..., None, None, None]
+        angles = self._frequencies * times.float()[..., None, None, None]
         return torch.polar(torch.ones_like(angles), angles)

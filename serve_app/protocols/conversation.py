@@ -126,6 +126,11 @@ async def converse(websocket: WebSocket, dialect: Dialect, host: Host) -> None:
     await _Connection(websocket, dialect, host).run()
 
 
+async def refuse(websocket: WebSocket, dialect: Dialect, host: Host, error: SpeechError) -> None:
+    """Accept the connection only to say why it ends: an HTTP status would never reach a browser's script."""
+    await _Connection(websocket, dialect, host).refuse(error)
+
+
 class _Connection:
     def __init__(self, websocket: WebSocket, dialect: Dialect, host: Host) -> None:
         self._websocket = websocket
@@ -145,6 +150,10 @@ class _Connection:
         finally:
             if self._next:
                 self._next.cancel()
+
+    async def refuse(self, error: SpeechError) -> None:
+        await self._websocket.accept(self._dialect.subprotocol)
+        await self._say_goodbye(error)
 
     async def _run(self) -> None:
         credential = self._websocket.headers.get("authorization", "")

@@ -1,7 +1,8 @@
 """What Kyutai's moshi-server answers over HTTP.
 
 POST /api/asr-streaming   an audio file as the body; what comes back is a JSON list of its Word and EndWord messages,
-                          or {"type": "Error", "message": …} with the error's status
+                          or {"type": "Error", "message": …} with the error's status. ?wait_s=30 waits in line for a
+                          slot, at most so long; without it, as long as the service allows
 GET /api/build_info       the fields of moshi-server's; those about Rust and git are empty
 GET /api/modules_info     one module: this replica's view of all engines, numbers as text, as there
 """
@@ -9,13 +10,19 @@ GET /api/modules_info     one module: this replica's view of all engines, number
 from collections.abc import Mapping
 from contextlib import aclosing
 from importlib.metadata import version
+from typing import BinaryIO
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
-from serve_app.errors import InvalidMessage, MessageTooLarge, SpeechError
+from serve_app.audio.threads import in_thread
+from serve_app.audio.upload import decode_upload
+from serve_app.errors import SpeechError
 from serve_app.protocols.conversation import Host
-from serve_app.protocols.upload import recognise
+from serve_app.protocols.query import number
+from serve_app.protocols.requests import uploaded, while_client_stays
+from serve_app.protocols.upload import measure, recognise
 from serve_app.transcript import Word
 
 PATH = "/api/asr-streaming"
@@ -26,34 +33,40 @@ _BUILD_FIELDS = (
 )  # fmt: skip
 
 
-async def transcribe(request: Request, host: Host, max_seconds: float) -> Response:
-    """Recognise the file in the request's body."""
-    words: list[dict[str, object]] = []
-    try:
-        file = await _body(request, host.settings.max_message_bytes)
-        credential, wait_s = request.headers.get("authorization", ""), host.settings.max_wait_seconds
-        async with aclosing(recognise(file, credential, host, max_seconds, wait_s=wait_s)) as events:
+class Upload:
+    """`POST /api/asr-streaming`, as an ASGI application."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._settings = host.settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; stop as soon as its client has left."""
+        request = Request(scope, receive)
+        longest_s = self._settings.max_wait_seconds
+        try:
+            wait_s = number(request.query_params, "wait_s", longest_s, default=longest_s)
+            async with uploaded(request, self._settings.max_upload_megabytes) as file:
+                await while_client_stays(receive, self._answer(file, wait_s, request, send))
+        except ClientDisconnect:
+            return
+        except SpeechError as error:
+            retry = {"Retry-After": f"{error.retry_after_s:.0f}"} if error.retry_after_s is not None else {}
+            answer = JSONResponse({"type": "Error", "message": error.message}, error.http_status, headers=retry)
+            await answer(scope, receive, send)
+
+    async def _answer(self, file: BinaryIO, wait_s: float, request: Request, send: Send) -> None:
+        max_seconds = self._settings.max_upload_seconds
+        await measure(file, max_seconds)
+        audio = in_thread(decode_upload(file, max_seconds))
+        credential = request.headers.get("authorization", "")
+        words: list[dict[str, object]] = []
+        async with aclosing(recognise(audio, credential, self._host, wait_s=wait_s)) as events:
             async for event in events:
                 if isinstance(event, Word):
                     words.append({"type": "Word", "text": event.text, "start_time": event.start_s})
                     words.append({"type": "EndWord", "stop_time": event.end_s})
-    except SpeechError as error:
-        retry = {"Retry-After": f"{error.retry_after_s:.0f}"} if error.retry_after_s is not None else {}
-        return JSONResponse({"type": "Error", "message": error.message}, error.http_status, headers=retry)
-    return JSONResponse(words)
-
-
-async def _body(request: Request, most_bytes: int) -> bytes:
-    """The request's body. Raises MessageTooLarge before more than that is in memory."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most_bytes:
-                raise MessageTooLarge(f"expected a body of at most {most_bytes} bytes, got more")
-    except ClientDisconnect:
-        raise InvalidMessage("expected a whole request, the client left in its middle") from None
-    return bytes(body)
+        await JSONResponse(words)(request.scope, request.receive, send)
 
 
 def build_info() -> dict[str, str]:

@@ -16,7 +16,6 @@ out, text    ready, token, word (?words=true), pauses (?pauses=true), vad_end, s
 """
 
 import json
-import re
 from collections.abc import Iterable
 
 from starlette.datastructures import QueryParams
@@ -34,14 +33,13 @@ from serve_app.protocols.conversation import (
     Wishes,
     is_end,
 )
+from serve_app.protocols.query import number
 from serve_app.session.core import Done, Event, Flushed, Frame, Status
 from serve_app.session.session import Session
 from serve_app.transcript import Token, TurnEnd, Word
 
 MOST_EVENTS = 10**12
 """More than a session can have."""
-
-_PLAIN_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,6})?")
 
 
 class StreamV1(Dialect):
@@ -61,10 +59,10 @@ class StreamV1(Dialect):
         self._audio = AudioStream(parse_audio_format(self._query))
         token = self._query.get("resume")
         self._resumes = token is not None
-        resume = Resume(token, int(_number(self._query, "last_seq", MOST_EVENTS))) if token is not None else None
+        resume = Resume(token, int(number(self._query, "last_seq", MOST_EVENTS))) if token is not None else None
         return Wishes(
             resume,
-            wait_s=_number(self._query, "wait_s", self._longest_wait_s),
+            wait_s=number(self._query, "wait_s", self._longest_wait_s),
             can_move=_flag(self._query, "resumable"),
             can_resume=True,
             frames=_flag(self._query, "pauses"),
@@ -143,15 +141,6 @@ def _flag(query: QueryParams, name: str) -> bool:
     if value not in ("true", "false", "1", "0"):
         raise InvalidMessage(f"?{name}=: expected true or false, got {value[:SHOWN_CHARACTERS]!r}")
     return value in ("true", "1")
-
-
-def _number(query: QueryParams, name: str, largest: float) -> float:
-    """A plain decimal number, 0 where it is missing."""
-    text = query.get(name, "0")
-    value = float(text) if _PLAIN_NUMBER.fullmatch(text) else -1.0
-    if not 0 <= value <= largest:
-        raise InvalidMessage(f"?{name}=: expected a number from 0 to {largest:g}, got {text[:SHOWN_CHARACTERS]!r}")
-    return value
 
 
 def _json(kind: str, **fields: object) -> str:

@@ -1,9 +1,14 @@
-"""A whole audio file through a session of its own, for dialects that answer an HTTP request."""
+"""Audio files through a session of their own, for clients that send nothing else."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.audio.threads import in_thread
 from serve_app.audio.upload import decode_upload
 from serve_app.errors import ServiceRestarting, SpeechError
 from serve_app.protocols.conversation import LEFT, Host
@@ -17,27 +22,26 @@ _log = get_logger(__name__)
 
 async def measure(file: BinaryIO, max_seconds: float) -> float:
     """Seconds of audio in a file: its errors come to light before a slot is taken. Raises what `decode_upload` does."""
-    blocks = decode_upload(file, max_seconds)
     samples = 0
-    while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+    async for block in in_thread(decode_upload(file, max_seconds)):
         samples += len(block)
     file.seek(0)
     return samples / SAMPLE_RATE_HZ
 
 
 async def recognise(
-    file: bytes | BinaryIO,
+    audio: AsyncGenerator[NDArray[np.float32]],
     credential: str,
     host: Host,
-    max_seconds: float,
     *,
     wait_s: float = 0.0,
     on_audio: Callable[[float], None] = lambda seconds: None,
 ) -> AsyncGenerator[Event]:
-    """The events of an audio file, as they come; the first is awaited in the line for a slot. Raises SpeechError.
+    """The events of audio, float32 [n] at 24 kHz each, as they come. Raises SpeechError, also what `audio` raises.
 
-    `on_audio` is told how many seconds of audio have been taken: 0 when the slot is there, and then again and again.
-    The slot is given back when the iteration ends, however it does: use `contextlib.aclosing`. Iterate in one task.
+    The first is awaited in the line for a slot, and no audio is taken before it is there. `on_audio` is told how many
+    seconds of audio have been taken: 0 when the slot is there, and then again and again. The slot is given back when
+    the iteration ends, however it does: use `contextlib.aclosing`. Iterate in one task.
     """
     seat = host.registry.new(credential)
     outcome = LEFT  # nobody can come back to it, so the vault is not told of it either
@@ -47,7 +51,7 @@ async def recognise(
             async for _ in host.admission.enter(seat.session.open, wait_s):
                 pass
             on_audio(0.0)
-            feeding = asyncio.create_task(_feed(seat.session, file, max_seconds, on_audio))
+            feeding = asyncio.create_task(_feed(seat.session, audio, on_audio))
             async for _, event in seat.session.events():
                 yield event
             outcome = "done"
@@ -59,7 +63,7 @@ async def recognise(
             raise
         if task := asyncio.current_task():
             task.uncancel()
-        raise ServiceRestarting("this part of the service is being stopped: send the file again") from None
+        raise ServiceRestarting("this part of the service is being stopped: send the audio again") from None
     finally:
         if feeding:
             feeding.cancel()
@@ -68,17 +72,17 @@ async def recognise(
 
 
 async def _feed(
-    session: Session, file: bytes | BinaryIO, max_seconds: float, on_audio: Callable[[float], None]
+    session: Session, audio: AsyncGenerator[NDArray[np.float32]], on_audio: Callable[[float], None]
 ) -> None:
     """Feed as fast as the session takes it. Whatever goes wrong here, the reader of the session's events is told."""
     try:
-        blocks = decode_upload(file, max_seconds)
-        while (block := await asyncio.to_thread(next, blocks, None)) is not None:
-            await session.feed(block)
-            on_audio(session.audio_seconds)
+        async with aclosing(audio):
+            async for block in audio:
+                await session.feed(block)
+                on_audio(session.audio_seconds)
         await session.end()
     except SpeechError as error:
         await session.end_with_mistake(error)
     except Exception as error:
-        _log.error("upload failed", error=repr(error), exc_info=error)
-        await session.end_with_mistake(SpeechError("the server failed to decode the file"))
+        _log.error("audio failed", error=repr(error), exc_info=error)
+        await session.end_with_mistake(SpeechError("the server failed to decode the audio"))

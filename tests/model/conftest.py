@@ -1,6 +1,8 @@
 """Checkpoints and what moshi makes of them, built once per run."""
 
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -20,6 +22,10 @@ from moshi_reference import (
 )
 
 from serve_app.model import load_checkpoint
+
+# Before anything imports Triton: where there is no GPU, its kernels run in its interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+collect_ignore = [] if find_spec("triton") else ["test_graphs.py", "test_slot_attention.py"]  # torch's, on Linux alone
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -77,6 +77,15 @@ def test_a_prefill_touches_no_other_slot(tiny: Case) -> None:
         np.testing.assert_array_equal(tokens, reference.tokens[[0, 2, 1], frame])
 
 
+def test_8_bit_rings_change_few_tokens(demo: Case) -> None:
+    reference = demo.reference
+    streams, frames = reference.tokens.shape
+    decoder = Decoder(demo.checkpoint.lm, streams, eight_bit=True)
+    tokens = [step(decoder, list(range(streams)), reference.codes[:, frame])[0] for frame in range(frames)]
+    agreement = (np.stack(tokens, 1) == reference.tokens).mean()
+    assert agreement >= 0.99, agreement
+
+
 def test_the_tables_hold_no_weight_twice(tiny: Case) -> None:
     lm = moshi_modules(tiny.folder, torch.float32)[1]
     before = [emb.weight.clone() for emb in (*lm.emb, lm.text_emb)]

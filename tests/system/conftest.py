@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -34,20 +35,33 @@ class RunningService:
         self.log = log
         self.base = f"http://127.0.0.1:{self.port}"
         self.url = f"ws://127.0.0.1:{self.port}/v1/stream"
+        self.ray_token = secrets.token_hex(32)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [STT, "serve", "--config", str(config), "--port", str(self.port)],
-                stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self._ray_access},
             )  # fmt: skip
 
-    def wait_until_ready(self) -> None:
+    @property
+    def _ray_access(self) -> dict[str, str]:
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.ray_token}
+
+    @property
+    def ray_environment(self) -> dict[str, str]:
+        """What a program needs in its environment to use this service's Ray, and no other one on this machine."""
+        (command,) = [process.cmdline() for process in self.processes("raylet/raylet ")]
+        (address,) = [part.removeprefix("--gcs-address=") for part in command if part.startswith("--gcs-address=")]
+        return {**self._ray_access, "RAY_ADDRESS": address}
+
+    def wait_until_ready(self, engines: int = ENGINES) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
             try:
                 # Ready means one engine; the tests need them all.
-                if httpx.get(f"{self.base}/readyz", timeout=5).status_code == 200 and self.engines_up() == ENGINES:
+                if httpx.get(f"{self.base}/readyz", timeout=5).status_code == 200 and self.engines_up() == engines:
                     return
             except httpx.HTTPError:
                 pass

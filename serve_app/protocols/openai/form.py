@@ -1,18 +1,19 @@
 """Reads the form of `POST /v1/audio/transcriptions`: the file goes to disk, nothing is without a limit."""
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from serve_app.errors import IdleTimeout, MessageTooLarge
+from serve_app.errors import InvalidMessage, MessageTooLarge
 from serve_app.protocols.openai.errors import InvalidParameter
-from serve_app.settings import MEBIBYTE
+from serve_app.protocols.query import number
+from serve_app.protocols.requests import limited, read_on
+from serve_app.settings import IngressSettings
 
 FORMATS = ("json", "text", "verbose_json", "srt", "vtt")
 STREAM_FORMATS = ("json", "text")
@@ -21,12 +22,6 @@ GRANULARITIES = ("word", "segment")
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 64 * 1024
 SHOWN_CHARACTERS = 80
-
-STALL_SECONDS = 30.0
-"""An upload of which nothing comes for so long is over."""
-
-LINGER_SECONDS = 5.0
-"""How long the rest of an upload that is refused is read: many clients listen only when they have sent everything."""
 
 
 @dataclass(frozen=True)
@@ -39,56 +34,35 @@ class Form:
     stream: bool
     granularities: frozenset[str]
     language: str | None
+    wait_s: float
+    """How long the client would wait for a slot; ours, OpenAI has no such thing."""
 
 
 @asynccontextmanager
-async def read_form(request: Request, most_megabytes: int) -> AsyncIterator[Form]:
+async def read_form(request: Request, settings: IngressSettings) -> AsyncIterator[Form]:
     """The form; its file lives as long as the block. Raises SpeechError, and ClientDisconnect."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise InvalidParameter(None, "expected a body of multipart/form-data with the field 'file'")
     async with aclosing(request.stream()) as stream:
         try:
-            async with aclosing(_limited(stream, most_megabytes * MEBIBYTE)) as body:
+            async with aclosing(limited(stream, settings.max_upload_megabytes)) as body:
                 parser = MultiPartParser(
                     request.headers, body, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
                 )
                 data = await parser.parse()
         except MessageTooLarge:
-            await _read_on(stream)
+            await read_on(stream)
             raise
         except (MultiPartException, ValueError) as error:  # the latter comes of a charset that is none
-            await _read_on(stream)
+            await read_on(stream)
             raise InvalidParameter(None, f"expected a form: {getattr(error, 'message', error)}") from None
     try:
-        yield _checked(data)
+        yield _checked(data, request.query_params, settings.max_wait_seconds)
     finally:
         await data.close()
 
 
-async def _limited(stream: AsyncGenerator[bytes], most_bytes: int) -> AsyncGenerator[bytes]:
-    received = 0
-    while True:
-        try:
-            async with asyncio.timeout(STALL_SECONDS):
-                chunk = await anext(stream, None)
-        except TimeoutError:
-            raise IdleTimeout(f"expected the rest of the upload, nothing came for {STALL_SECONDS:g} s") from None
-        if chunk is None:
-            return
-        received += len(chunk)
-        if received > most_bytes:
-            raise MessageTooLarge(f"expected an upload of at most {most_bytes // MEBIBYTE} MiB, got more")
-        yield chunk
-
-
-async def _read_on(stream: AsyncGenerator[bytes]) -> None:
-    with suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(LINGER_SECONDS):
-            async for _ in stream:
-                pass
-
-
-def _checked(data: FormData) -> Form:
+def _checked(data: FormData, query: QueryParams, longest_wait_s: float) -> Form:
     file = data.get("file")
     if not isinstance(file, UploadFile):
         raise InvalidParameter("file", "expected an audio file in the field 'file'", "missing_required_parameter")
@@ -109,12 +83,21 @@ def _checked(data: FormData) -> Form:
         stream=stream,
         granularities=frozenset(given) or frozenset({"segment"}),
         language=_text(data, "language"),
+        wait_s=_wait_s(data, query, longest_wait_s),
     )
 
 
 def _text(data: FormData, name: str) -> str | None:
     value = data.get(name)
     return value[:SHOWN_CHARACTERS] if isinstance(value, str) and value else None
+
+
+def _wait_s(data: FormData, query: QueryParams, longest_s: float) -> float:
+    asked = _text(data, "wait_s")
+    try:
+        return number(query if asked is None else {"wait_s": asked}, "wait_s", longest_s)
+    except InvalidMessage as error:
+        raise InvalidParameter("wait_s", error.message) from None
 
 
 def _choice(data: FormData, name: str, choices: tuple[str, ...], default: str) -> str:

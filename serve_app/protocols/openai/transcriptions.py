@@ -14,12 +14,15 @@ from contextlib import aclosing
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
+from serve_app.audio.threads import in_thread
+from serve_app.audio.upload import decode_upload
 from serve_app.errors import SlowClient, SpeechError
 from serve_app.protocols.conversation import Host
 from serve_app.protocols.openai.errors import described, error_response
 from serve_app.protocols.openai.form import Form, read_form
 from serve_app.protocols.openai.models import check_model
 from serve_app.protocols.openai.transcript_formats import Transcript
+from serve_app.protocols.requests import while_client_stays
 from serve_app.protocols.upload import measure, recognise
 from serve_app.settings import IngressSettings
 from serve_app.telemetry import get_logger
@@ -41,18 +44,9 @@ class Transcriptions:
         """Answer a request; stop as soon as its client has left."""
         request = Request(scope, receive)
         try:
-            async with read_form(request, self._host.settings.max_upload_megabytes) as form:
+            async with read_form(request, self._host.settings) as form:
                 check_model(form.model, self._model)
-                answering = asyncio.create_task(self._answer(form, request, send))
-                leaving = asyncio.create_task(_disconnected(receive))
-                try:
-                    await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for task in (answering, leaving):
-                        task.cancel()
-                    await asyncio.gather(answering, leaving, return_exceptions=True)
-                if not answering.cancelled():
-                    answering.result()
+                await while_client_stays(receive, self._answer(form, request, send))
         except ClientDisconnect:
             return
         except SpeechError as error:
@@ -64,10 +58,10 @@ class Transcriptions:
         transcript = Transcript(await measure(form.file, settings.max_upload_seconds))
         stream = _EventStream(send, settings, transcript.audio_seconds) if form.stream else None
         events = recognise(
-            form.file,
+            in_thread(decode_upload(form.file, settings.max_upload_seconds)),
             request.headers.get("authorization", ""),
             self._host,
-            settings.max_upload_seconds,
+            wait_s=form.wait_s,
             on_audio=stream.progress if stream else lambda seconds: None,
         )
         try:
@@ -142,8 +136,3 @@ class _EventStream:
                 await self._send({"type": "http.response.body", "body": text.encode(), "more_body": not last})
         except TimeoutError:
             raise SlowClient(f"expected the client to read within {timeout_s:g} s, it did not") from None
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
