@@ -9,7 +9,7 @@ MODEL ?= demo
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve smoke test soak chaos lint types unit format lock audit samples screenshot clean
+.PHONY: help setup demo serve smoke test soak chaos bench lint types unit format lock audit samples screenshot clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ chaos: setup ## harm a service in every way we know while 16 sessions speak, and
 
 soak: setup ## an hour of churn: memory, files and tasks must stay flat: make soak [MINUTES=60]
 	@$(BIN)/python -m loadtest.soak --minutes $(MINUTES)
+
+bench: setup ## run everything in loadtest/results again that this machine can; git diff shows what has changed
+	@$(BIN)/python -m loadtest.bench again
 
 lint: setup ## ruff: lint and format
 	@$(BIN)/ruff check .

@@ -1,8 +1,8 @@
-"""The bundled sample clips, what is said in them, and when a listener heard it."""
+"""The bundled sample clips, and others, and what is said in them."""
 
+import glob
 import json
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 
 from serve_app.audio.files import AudioFileError, read_audio
 from serve_app.settings import PROJECT_ROOT
+from serve_app.speech import SAMPLE_RATE_HZ
 
 FOLDER = PROJECT_ROOT / "configs" / "samples"
 MANIFEST = "manifest.json"
-
-MATCH_SECONDS = 1.5
-"""A heard word that begins this soon after a spoken one with the same text is that word."""
+TEXT_SUFFIX = ".txt"
 
 
 @dataclass(frozen=True)
 class SpokenWord:
-    """A word of a clip and where in the audio it is."""
+    """A word of a clip and where in the audio it is, in seconds; nan where nobody knows."""
 
     text: str
     start_s: float
@@ -37,6 +36,12 @@ class Clip:
     samples: NDArray[np.float32]
     """float32 [n], mono, 24 kHz."""
     words: tuple[SpokenWord, ...]
+    """None where nobody knows what is said."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.samples) / SAMPLE_RATE_HZ
 
     @property
     def text(self) -> str:
@@ -54,16 +59,21 @@ def load_clips(longest_s: float = math.inf, folder: Path = FOLDER) -> list[Clip]
     return [_read(folder, entry) for entry in _entries(folder) if entry["words"][-1]["end"] < longest_s]
 
 
-def word_delays_s(words: Iterable[SpokenWord], heard: Sequence[tuple[str, float]]) -> list[float]:
-    """How long after its start each spoken word was heard; words that were not are left out.
+def read_clips(place: Path) -> list[Clip]:
+    """The clips of a folder, or the one in a file.
 
-    `heard` is the text and the time of each heard word, in seconds of the audio's clock.
+    A folder has a manifest as the bundled one does, or audio files each with its text beside it (`a.wav`, `a.txt`). A
+    single file's text may be missing. Raises `AudioFileError`.
     """
-    delays = []
-    for word in words:
-        near = [at - word.start_s for text, at in heard if text == word.text and 0 <= at - word.start_s < MATCH_SECONDS]
-        delays += near[:1]
-    return delays
+    if not place.is_dir():
+        return [_with_text(place, place.with_suffix(TEXT_SUFFIX).is_file())]
+    if (place / MANIFEST).is_file():
+        return load_clips(folder=place)
+    texts = sorted(place.glob(f"*{TEXT_SUFFIX}"))
+    audio = [file for text in texts for file in sorted(place.glob(f"{glob.escape(text.stem)}.*")) if file != text]
+    if not audio:
+        raise AudioFileError(place, f"expected {MANIFEST}, or audio files with their texts beside them (a.wav, a.txt)")
+    return [_with_text(file, True) for file in audio]
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
@@ -76,6 +86,14 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     if not entries or not complete:
         raise AudioFileError(manifest, "expected a list of clips with their words, got none")
     return list(entries)
+
+
+def _with_text(file: Path, has_text: bool) -> Clip:
+    try:
+        text = file.with_suffix(TEXT_SUFFIX).read_text(encoding="utf-8") if has_text else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise AudioFileError(file.with_suffix(TEXT_SUFFIX), f"cannot be read ({error})") from None
+    return Clip(file.name, read_audio(file), tuple(SpokenWord(word, math.nan, math.nan) for word in text.split()))
 
 
 def _read(folder: Path, entry: dict[str, Any]) -> Clip:

@@ -1,13 +1,15 @@
 """The sample clips are what their manifest says."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serve_app.audio.files import AudioFileError, read_audio
-from serve_app.samples import SpokenWord, demo_clip, load_clips, word_delays_s
+from serve_app.samples import demo_clip, load_clips, read_clips
 from serve_app.speech import SAMPLE_RATE_HZ
 
 FOLDER = Path(__file__).parent.parent / "configs" / "samples"
@@ -70,8 +72,26 @@ def test_a_folder_without_a_list_of_clips(tmp_path: Path, text: str | None):
             function()
 
 
-def test_a_heard_word_belongs_to_the_spoken_one_it_follows():
-    words = [SpokenWord("one", 1.0, 1.4), SpokenWord("two", 2.0, 2.4), SpokenWord("one", 3.0, 3.4)]
-    heard = [("two", 0.5), ("one", 1.5), ("two", 4.0), ("one", 3.75)]
-    assert word_delays_s(words, heard) == [0.5, 0.75]
-    assert word_delays_s(words, []) == []
+def test_clips_of_ones_own_have_their_texts_beside_them(tmp_path: Path):
+    for name in ("b", "a"):
+        shutil.copy(FOLDER / "hello-en.wav", tmp_path / f"{name}.wav")
+        (tmp_path / f"{name}.txt").write_text(f"hello {name}\n")
+    shutil.copy(FOLDER / "hello-en.wav", tmp_path / "without.wav")
+    clips = read_clips(tmp_path)
+    assert [(clip.file, clip.text) for clip in clips] == [("a.wav", "hello a"), ("b.wav", "hello b")]
+    assert math.isnan(clips[0].words[0].start_s)
+    assert clips[0].seconds == pytest.approx(7.24, abs=0.01)
+    assert [clip.words for clip in read_clips(tmp_path / "without.wav")] == [()]
+    assert read_clips(tmp_path / "a.wav")[0].text == "hello a"
+
+
+def test_a_folder_with_a_manifest_is_read_by_it():
+    assert [clip.file for clip in read_clips(FOLDER)] == [entry["file"] for entry in MANIFEST]
+
+
+def test_a_folder_without_texts_is_refused(tmp_path: Path):
+    (tmp_path / "alone.txt").write_text("hello")
+    with pytest.raises(AudioFileError, match=r"audio files with their texts beside them"):
+        read_clips(tmp_path)
+    with pytest.raises(AudioFileError, match="no such file"):
+        read_clips(tmp_path / "none.wav")

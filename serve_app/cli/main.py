@@ -1,9 +1,10 @@
-"""The `stt` command: `stt transcribe`, `mic`, `serve`, `top`, `smoke`, `keys`, `plan`, `demo`."""
+"""The `stt` command: `stt transcribe`, `mic`, `latency`, `serve`, `top`, `smoke`, `keys`, `plan` and `demo`."""
 
 import typer
 
 from serve_app.cli.demo import demo
 from serve_app.cli.keys import keys
+from serve_app.cli.latency import latency
 from serve_app.cli.mic import mic
 from serve_app.cli.plan import plan
 from serve_app.cli.serve import serve
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command()(mic)
+app.command()(latency)
 app.command()(serve)
 app.command()(top)
 app.command()(smoke)

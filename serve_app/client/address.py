@@ -11,7 +11,7 @@ DEFAULT_PATH = "/v1/stream"
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 
 
-def stream_url(address: str, wishes: Mapping[str, str] = MappingProxyType({})) -> str:
+def stream_url(address: str, wishes: Mapping[str, str] = MappingProxyType({}), default_path: str = DEFAULT_PATH) -> str:
     """Turn `ws://…`, `http://…` or `host:port`, with or without a path, into the WebSocket URL of a stream.
 
     A query in the address is kept, `wishes` come on top of it. Raises `InvalidAddress`.
@@ -33,7 +33,7 @@ def stream_url(address: str, wishes: Mapping[str, str] = MappingProxyType({})) -
     except UnicodeError as error:
         raise InvalidAddress(f"{address!r}: expected the name of a host, got {parts.hostname!r} ({error})") from None
     query = {**dict(parse_qsl(parts.query, keep_blank_values=True)), **wishes}
-    path = parts.path if parts.path not in ("", "/") else DEFAULT_PATH
+    path = parts.path if parts.path not in ("", "/") else default_path
     return urlunsplit((scheme, parts.netloc, path, urlencode(query), ""))
 
 

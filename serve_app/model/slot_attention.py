@@ -1,8 +1,8 @@
 """Attention of a few new positions over slot-indexed rings as a Triton kernel: it reads only what its rows may see.
 
 The same arithmetic as `attention.prepare`, but which positions are visible is worked out on the device, so that nothing
-about a step has to be known on the host. The context of each row and head is split among several programs where few rows
-alone would leave a GPU idle; a second kernel joins their parts.
+about a step has to be known on the host. The context of each row and head is split among several programs where few
+rows alone would leave a GPU idle; a second kernel joins their parts.
 
 `TRITON_INTERPRET=1`, set before this is imported, runs the kernels on a CPU.
 """
