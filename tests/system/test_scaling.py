@@ -12,7 +12,7 @@ from tests.support import PROJECT
 @pytest.mark.timeout(400)
 def test_from_no_engine_to_two_and_back_nobody_is_refused_or_dropped():
     done = subprocess.run(
-        [sys.executable, "-m", "loadtest.scaling", "--engines", "2", "--seconds", "24", "--json"],
+        [sys.executable, "-m", "loadtest.scaling", "--engines", "2", "--seconds", "30", "--json"],
         cwd=PROJECT, capture_output=True, text=True, timeout=380, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
