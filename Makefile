@@ -9,7 +9,7 @@ MODEL ?= demo
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve smoke test soak chaos bench lint types unit format lock audit samples screenshot clean
+.PHONY: help setup demo serve smoke test long soak chaos bench lint types unit format lock audit samples screenshot clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: lint types unit ## every check and every test
 chaos: setup ## harm a service in every way we know while 16 sessions speak, and count what is lost (20 minutes)
 	@$(BIN)/python -m loadtest.chaos --scenario all --sessions 16
 
+long: setup ## tests that take minutes each: engines that come and go, one application per GPU type
+	@$(BIN)/pytest -q tests/long
+
 soak: setup ## an hour of churn: memory, files and tasks must stay flat: make soak [MINUTES=60]
 	@$(BIN)/python -m loadtest.soak --minutes $(MINUTES)
 
@@ -47,8 +50,8 @@ lint: setup ## ruff: lint and format
 types: setup ## mypy, strict on serve_app
 	@$(BIN)/mypy
 
-unit: setup ## the tests alone: those of single modules two files at a time, then those of the whole application
-	@$(BIN)/pytest -q -n 2 --dist loadfile --ignore tests/system
+unit: setup ## the tests alone: those of single modules three files at a time, then those of the whole application
+	@$(BIN)/pytest -q -n 3 --dist loadfile --ignore tests/system --ignore tests/long
 	@$(BIN)/pytest -q tests/system
 
 format: setup ## let ruff put the code in order

@@ -1,4 +1,4 @@
-"""How long a session looks for a slot. With real engines and a real Serve: tests/system/test_scaling.py."""
+"""How long a session looks for a slot. With real engines and a real Serve: tests/long/test_scaling.py."""
 
 import asyncio
 import time
