@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from serve_app import client
 from serve_app.settings import key_digest
 from tests.support import LocalVault, Service, serving
 from tests.system_packages import require_program
@@ -142,6 +143,27 @@ async def test_a_file_longer_than_the_plot_goes_on_after_a_cut(service, clip, tm
         breaking.cut()
         await browser.wait_for_state("done", "failed")
         assert await browser.words() == 4 * clip.words
+
+
+async def test_a_file_is_cancelled_while_its_audio_waits_to_be_sent(service, clip, tmp_path):
+    file = tmp_path / "longer.wav"
+    with wave.open(str(file), "wb") as writer:
+        writer.setparams((1, 2, 24_000, 0, "NONE", ""))
+        writer.writeframes((np.tile(clip.samples, 60) * 32_767).astype("<i2").tobytes())
+    async with browsing(service.port) as browser:
+        await browser.page.locator("#file").set_input_files(file)
+        await browser.wait_for_words(5)
+        await browser.page.get_by_role("button", name="Cancel").click()
+        await browser.wait_for_state("done")
+        heard = await browser.words()
+        assert heard == (60 * clip.words)[: len(heard)]
+        assert len(heard) < 60 * len(clip.words)
+        await browser.page.get_by_role("button", name="Clear").click()
+        await browser.page.locator("#file").set_input_files(clip.path)
+        await browser.wait_for_state("done")
+        assert await browser.words() == clip.words
+        assert browser.complaints == []
+    await service.wait_until_empty()
 
 
 async def test_what_is_no_audio_is_said_to_be_none(service, tmp_path):
@@ -295,6 +317,22 @@ async def test_a_key_is_asked_for_where_the_service_wants_one(engines, clip, tmp
         await browser.wait_for_state("done")
         assert await browser.words() == clip.words
         assert not any("a+key" in url or "a%20key" in url for url in browser.requests)
+
+
+async def test_a_key_that_is_in_use_elsewhere_is_said_to_be_and_works_once_it_is_not(engines, clip, tmp_path):
+    key = "a key as long as a key should be"
+    keys = [{"name": "ann", "sha256": key_digest(key.encode()), "max_sessions": 1}]
+    async with serving(engines, auth={"keys": keys}) as service, browsing(service.port) as browser:
+        await browser.page.get_by_role("textbox", name="Key").fill(key)
+        await browser.page.keyboard.press("Enter")
+        await browser.wait_for_state("idle")
+        async with client.connect(service.url, api_key=key) as elsewhere:
+            assert isinstance(await anext(elsewhere), client.Ready)
+            await browser.page.locator("#file").set_input_files(clip.path)
+            await expect(browser.page.locator("#state")).to_have_text(re.compile("Your key is already in use"))
+            await browser.screenshot(tmp_path, "in-use")
+        await browser.wait_for_state("done")
+        assert await browser.words() == clip.words
 
 
 async def test_programs_still_get_json_and_browsers_what_they_have_not_got(service):
