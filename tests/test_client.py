@@ -259,7 +259,7 @@ async def test_another_http_answer_is_no_connection():
             await events(address)
 
 
-async def test_words_are_asked_for_in_the_query():
+async def test_words_and_pauses_are_asked_for_in_the_query():
     asked = []
 
     async def script(connection: ServerConnection) -> None:
@@ -268,8 +268,8 @@ async def test_words_are_asked_for_in_the_query():
 
     async with peer(script) as address:
         await events(address)
-        await events(f"http://{address}", words=True)
-    assert asked == ["/v1/stream?resumable=true", "/v1/stream?words=true&resumable=true"]
+        await events(f"http://{address}", words=True, pauses=True)
+    assert asked == ["/v1/stream?resumable=true", "/v1/stream?words=true&pauses=true&resumable=true"]
 
 
 async def test_samples_of_another_shape_are_refused():
@@ -373,7 +373,7 @@ json_values = st.recursive(
     max_leaves=8,
 )
 field_names = st.sampled_from(["text", "start", "end", "code", "message", "retry_after_s", "audio_seconds", "model"])
-type_names = st.sampled_from(["ready", "token", "word", "vad_end", "flushed", "done", "ping", "error", "new"])
+type_names = st.sampled_from(["ready", "token", "word", "vad_end", "pauses", "flushed", "done", "ping", "error", "new"])
 
 
 @given(st.text() | st.binary() | json_values.map(json.dumps))
@@ -396,6 +396,7 @@ times = st.floats(allow_nan=False, allow_infinity=False)
 @given(
     st.builds(client.Token, text=st.text())
     | st.builds(client.Word, text=st.text(), start=times, end=times)
+    | st.builds(client.Pauses, time=times, probabilities=st.lists(times).map(tuple))
     | st.builds(client.Done, audio_seconds=times)
     | st.builds(client.Ready, session_id=st.text(), model=st.text())
     | st.builds(Failure, code=st.text(), message=st.text(), retry_after_s=st.none() | times)
