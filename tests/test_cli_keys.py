@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from serve_app.cli.config import DEFAULT_CONFIG, Overrides
 from serve_app.cli.main import app
 from serve_app.settings import read_keys
 
@@ -74,3 +75,25 @@ def test_a_folder_that_is_not_there(tmp_path: Path):
     result = stt("keys", "add", "bob", "--file", tmp_path / "no" / "keys.yaml")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "cannot be written (No such file or directory)" in result.stderr
+
+
+def test_without_a_file_it_is_the_one_of_the_environment_or_of_the_current_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STT_KEYS_FILE", raising=False)
+    here = stt("keys", "add", "ann")
+    assert f"is {tmp_path / 'keys.yaml'}" in here.stderr.replace("\n", " ")
+    monkeypatch.setenv("STT_KEYS_FILE", "others.yaml")
+    there = stt("keys", "add", "bob")
+    assert f"is {tmp_path / 'others.yaml'}" in there.stderr.replace("\n", " ")
+    assert [[key.name for key in read_keys(tmp_path / name)] for name in ("keys.yaml", "others.yaml")] == [
+        ["ann"], ["bob"]
+    ]  # fmt: skip
+
+
+def test_the_service_reads_the_file_that_was_written(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STT_KEYS_FILE", "keys.yaml")
+    assert stt("keys", "add", "ann").exit_code == 0
+    overrides = Overrides.from_environment()
+    assert [key.name for key in overrides.settings(DEFAULT_CONFIG).auth.keys_in_file] == ["ann"]
+    assert overrides.environment()["STT_KEYS_FILE"] == str(tmp_path / "keys.yaml")
