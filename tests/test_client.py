@@ -272,6 +272,24 @@ async def test_words_and_pauses_are_asked_for_in_the_query():
     assert asked == ["/v1/stream?resumable=true", "/v1/stream?words=true&pauses=true&resumable=true"]
 
 
+async def test_nothing_is_sent_after_the_end():
+    received = []
+
+    async def script(connection: ServerConnection) -> None:
+        await say(connection, READY)
+        received.append(await until_end(connection))
+        await say(connection, DONE)
+
+    async with peer(script) as address, client.connect(address) as stream:
+        await stream.send(np.ones(10))
+        await stream.end()
+        for late in (stream.send(np.ones(10)), stream.flush(), stream.end()):
+            with pytest.raises(RuntimeError, match="after the end of the audio"):
+                await late
+        assert [event.type async for event in stream] == ["ready", "done"]
+    assert len(received[0]) == 10
+
+
 async def test_samples_of_another_shape_are_refused():
     async with (
         peer(lambda connection: connection.wait_closed()) as address,
@@ -355,6 +373,25 @@ def test_words_replace_what_the_query_says_about_them():
 def test_what_is_no_address(address: str):
     with pytest.raises(client.InvalidAddress):
         stream_url(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ws://ann:SECRET@a:port", "ann:SECRET@a b", "ftp://ann:SECRET@a", "ws://ann:SEC/RET@a", "ws://ann:SEC?RET@a",
+        "ws://ann:SECRET@", "ws://a:port?token=SECRET@", "ws://a:port?token=SECRET",
+    ],
+)  # fmt: skip
+def test_secrets_in_an_address_are_not_repeated(address: str):
+    with pytest.raises(client.InvalidAddress) as caught:
+        stream_url(address)
+    assert "SEC" not in str(caught.value)
+
+
+async def test_a_password_is_not_repeated_where_nobody_answers(unused_tcp_port: int):
+    with pytest.raises(client.ConnectionRefused) as caught:
+        await events(f"ws://ann:SECRET@127.0.0.1:{unused_tcp_port}")
+    assert str(caught.value).startswith(f"ws://127.0.0.1:{unused_tcp_port}/v1/stream: no connection")
 
 
 def test_loopback():

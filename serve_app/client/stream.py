@@ -80,8 +80,9 @@ class Stream:
     async def send(self, samples: ArrayLike) -> None:
         """Send audio: float32, mono, 24 kHz, any number of samples.
 
-        Raises `ServerSilent` where the server takes nothing for the timeout, `ConnectionLost`, and `ValueError` for
-        samples of any other shape. What a server had to say before it went away is still there to be read.
+        Raises `ServerSilent` where the server takes nothing for the timeout, `ConnectionLost`, `ValueError` for samples
+        of any other shape, and `RuntimeError` after `end`. What a server had to say before it went away is still there
+        to be read.
         """
         array = np.asarray(samples, "<f4")
         if array.ndim != 1:
@@ -128,6 +129,8 @@ class Stream:
         await self._line.close()
 
     async def _send(self, what: NDArray[np.float32] | Control) -> None:
+        if self._sent.ended:
+            raise RuntimeError("expected nothing to be sent after the end of the audio, as end() has said it")
         self._sent.add(what)
         line = self._line
         try:
