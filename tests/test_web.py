@@ -1,6 +1,8 @@
 """The page for browsers, in a real one that hears a clip as its microphone."""
 
 import asyncio
+import itertools
+import random
 import re
 import wave
 from collections.abc import AsyncIterator
@@ -13,8 +15,10 @@ import numpy as np
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
-from serve_app import client
+from serve_app import client, subtitles
+from serve_app.segments import Segmenter
 from serve_app.settings import key_digest
+from serve_app.transcript import TurnEnd, Word
 from tests.support import LocalVault, Service, serving
 from tests.system_packages import require_program
 from tests.test_client_resume import network
@@ -126,10 +130,32 @@ async def test_a_file_is_transcribed_and_saved(service, clip, tmp_path):
             await download.save_as(tmp_path / download.suggested_filename)
         assert (tmp_path / "transcript.txt").read_text().split() == clip.words
         cues = (tmp_path / "transcript.srt").read_text().strip().split("\n\n")
-        assert " ".join(cue.split("\n")[2] for cue in cues) == text
+        assert " ".join(" ".join(cue.split("\n")[2:]) for cue in cues) == text
         assert re.match(r"1\n00:00:00,\d{3} --> 00:00:0\d,\d{3}\n", cues[0])
         assert browser.complaints == []
     await service.wait_until_empty()
+
+
+async def test_subtitles_are_those_of_the_command_and_of_the_service(service):
+    chance = random.Random(4)
+    at_s, words = 0.0, []
+    for _ in range(400):
+        at_s += chance.choice([0.0, 0.0, 0.08, 0.4, 0.96, 1.04, 4.0])
+        lasts_s = chance.choice([0.08, 0.16, 0.4, 0.8, 3.2])
+        words.append(
+            Word(chance.choice(["a", "été", "😀", "sixteen", "straight-forward", "x" * 50]), at_s, at_s + lasts_s)
+        )
+        at_s += lasts_s
+    ends = sorted(chance.sample(range(1, 400), 20))
+    turns = [words[start:end] for start, end in itertools.pairwise([0, *ends, 400])]
+    segmenter = Segmenter()
+    segments = [segmenter.add(event) for turn in turns for event in (*turn, TurnEnd(0.0))]
+    async with browsing(service.port) as browser:
+        made = await browser.page.evaluate(
+            "async (turns) => (await import('/web/subtitles.js')).subRip(turns)",
+            [[{"text": word.text, "start": word.start_s, "end": word.end_s} for word in turn] for turn in turns],
+        )
+    assert made == subtitles.srt(subtitles.cues(filter(None, segments)))
 
 
 async def test_a_file_longer_than_the_plot_goes_on_after_a_cut(service, clip, tmp_path):
