@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx
 from websockets.asyncio.client import ClientConnection
 
-from serve_app.client.address import DEFAULT_PATH, is_loopback, stream_url
+from serve_app.client.address import DEFAULT_PATH, is_loopback, shown, stream_url
 from serve_app.client.connection import close_connection, open_connection
 from serve_app.client.errors import ConnectionRefused, KeyRefused, ServerError, ServerSilent
 
@@ -35,6 +35,8 @@ class Target:
         """What the paths of WebSockets come behind, as in `ws://127.0.0.1:8000`."""
         self.web_url = self.socket_url.replace("ws", "http", 1)
         """The same for HTTP."""
+        self.name = shown(self.web_url)
+        """What messages call it."""
         self.stream_url = f"{self.socket_url}{DEFAULT_PATH}" + (f"?{parts.query}" if parts.query else "")
         """What `client.connect` takes."""
         self.api_key = api_key
@@ -97,7 +99,7 @@ class Target:
         status = answer.status_code
         if status == httpx.codes.UNAUTHORIZED:
             asked = "another API key" if self.has_key else "an API key"
-            raise KeyRefused(f"{self.web_url}: the server asks for {asked} (HTTP 401)")
+            raise KeyRefused(f"{self.name}: the server asks for {asked} (HTTP 401)")
         is_busy = status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
         message = f"expected HTTP 200, got {status} and {answer.text[:SHOWN_CHARACTERS]!r}"
         raise ServerError("at_capacity" if is_busy else f"http_{status}", message)
@@ -108,9 +110,9 @@ class Target:
         try:
             yield
         except httpx.TimeoutException:
-            raise ServerSilent(f"{self.web_url}{path}: no answer within {ANSWER_TIMEOUT_S:g} s") from None
+            raise ServerSilent(f"{self.name}{path}: no answer within {ANSWER_TIMEOUT_S:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ConnectionRefused(f"{self.web_url}{path}: no connection ({error})") from None
+            raise ConnectionRefused(f"{self.name}{path}: no connection ({error})") from None
 
     def _client(self, **options: Any) -> httpx.AsyncClient:
         return httpx.AsyncClient(
