@@ -36,6 +36,7 @@ from serve_app.audio.files import AudioFileError
 from serve_app.cli.failure import BAD_INPUT
 from serve_app.cli.services import UnknownService, find_access
 from serve_app.client import InvalidAddress
+from serve_app.client.encoding import FORMATS
 from serve_app.measuring.speaking import DIALECTS, STREAM, InvalidManner, Manner, Outcome
 
 LOOK_S = 1.0
@@ -72,7 +73,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     """Those that Locust's page shows can be changed there."""
     add = parser.add_argument
     add("--dialect", choices=DIALECTS, default=STREAM, help="What sessions speak; stream is /v1/stream.")
-    add("--format", choices=("", "f32", "s16", "opus"), default="", help="How the audio travels.")
+    add("--format", choices=("", *FORMATS), default="", help="How the audio travels.")
     add("--model", default="", help="Name to ask for, in dialects that can (realtime).")
     add("--rtf", type=float, default=1.0, help="Speed: 1 is real time.")
     add("--clips", default="", metavar="FOLDER", help="Audio files with their texts (a.wav, a.txt) to speak.")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated
 
 import httpx
-import jiwer
 import numpy as np
 import typer
 import websockets
@@ -29,6 +28,7 @@ from loadtest.chaos.service import Service, ServiceMisbehaves, started
 from serve_app import client
 from serve_app.cli.failure import FAILED
 from serve_app.cli.server import StartFailed
+from serve_app.measuring.hearing import word_errors
 from serve_app.samples import Clip, load_clips
 from serve_app.speech import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
@@ -107,9 +107,9 @@ async def talk(url: str, start_s: float, seconds: float, clips: list[Clip], resu
     except (client.ClientError, websockets.WebSocketException) as error:
         result.failures.append(f"{type(error).__name__}: {error}")
         return
-    compared = jiwer.process_words(" ".join(clip.text for clip in spoken), " ".join(heard))
-    result.words += sum(len(clip.words) for clip in spoken)
-    result.words_wrong += compared.substitutions + compared.deletions + compared.insertions
+    errors, said = word_errors(" ".join(clip.text for clip in spoken), " ".join(heard))
+    result.words += said
+    result.words_wrong += errors
     result.first_word_longest_s = max(result.first_word_longest_s, first_word_s)
     if cold:
         result.first_word_cold_s = first_word_s

@@ -18,7 +18,6 @@ from statistics import median
 from typing import Annotated, Any
 
 import httpx
-import jiwer
 import psutil
 import typer
 import websockets
@@ -30,7 +29,8 @@ from loadtest.chaos.leaks import count_leaked_slots
 from loadtest.chaos.service import Service, ServiceMisbehaves, started
 from serve_app import client
 from serve_app.cli.failure import FAILED
-from serve_app.samples import Clip, load_clips
+from serve_app.measuring.hearing import word_errors
+from serve_app.samples import Clip, choose_clips
 
 WARM_UP_SHARE = 0.34
 """Share of the time after which nothing may grow any more: until then, caches fill and allocators find their size."""
@@ -43,8 +43,6 @@ GROWTH_LIMITS = {"memory_bytes": 24 * 2**20, "open_files": 12, "tasks": 12}
 
 MOST_WRONG_SHARE = 0.02
 """Words that may be wrong: the demo model mishears a little when a clip begins at an odd moment."""
-
-LONGEST_CLIP_SECONDS = 30.0
 
 POLITE_SHARE = 0.5
 """Share of the sessions that speak a clip; the others come and go as `loadtest.chaos.rude` describes."""
@@ -75,7 +73,7 @@ class Churn:
         self._at_once = at_once
         self._result = result
         self._draw = random.Random(at_once)
-        self._clips = load_clips(longest_s=LONGEST_CLIP_SECONDS)
+        self._clips = choose_clips()
         self._outcomes: Counter[str] = Counter()
 
     async def run(self, seconds: float) -> None:
@@ -105,9 +103,9 @@ class Churn:
         except client.ClientError as error:
             return f"{type(error).__name__}: {error}"
         heard = [arrival.event.text for arrival in arrivals if isinstance(arrival.event, client.Word)]
-        compared = jiwer.process_words(clip.text, " ".join(heard))
-        self._result.words += len(clip.words)
-        self._result.words_wrong += compared.substitutions + compared.deletions + compared.insertions
+        errors, words = word_errors(clip.text, " ".join(heard))
+        self._result.words += words
+        self._result.words_wrong += errors
         return "done"
 
 

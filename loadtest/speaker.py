@@ -22,15 +22,15 @@ from typing import Any
 from loadtest.script import InvalidLength, parse_length, write_script
 from serve_app.audio.files import AudioFileError
 from serve_app.measuring.speaking import InvalidManner, Manner, speak
-from serve_app.samples import Clip, load_clips, read_clips
-
-LONGEST_CLIP_S = 30.0
-"""Of the bundled ones; longer sessions are made of several."""
+from serve_app.samples import Clip, choose_clips
 
 
 def clips_of(folder: str | None) -> list[Clip]:
-    """The clips to speak: a folder's, or the bundled ones that are short. Raises `AudioFileError`."""
-    return read_clips(Path(folder)) if folder else load_clips(LONGEST_CLIP_S)
+    """The clips to speak: a folder's, or the bundled ones that are short; longer sessions are made of several.
+
+    Raises `AudioFileError`.
+    """
+    return choose_clips([Path(folder)] if folder else [])
 
 
 class Speaker:

@@ -3,6 +3,7 @@
 import glob
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from serve_app.speech import SAMPLE_RATE_HZ
 FOLDER = PROJECT_ROOT / "configs" / "samples"
 MANIFEST = "manifest.json"
 TEXT_SUFFIX = ".txt"
+
+SHORT_S = 30.0
+"""Below which bundled clips are short enough for sessions one after the other."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ def read_clips(place: Path) -> list[Clip]:
     if not audio:
         raise AudioFileError(place, f"expected {MANIFEST}, or audio files with their texts beside them (a.wav, a.txt)")
     return [_with_text(file, True) for file in audio]
+
+
+def choose_clips(places: Iterable[Path] = ()) -> list[Clip]:
+    """The clips in these places, or the short ones of the bundled. Raises `AudioFileError`."""
+    return [clip for place in places for clip in read_clips(place)] or load_clips(SHORT_S)
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from tests.test_client_resume import listen, network, speak
 
 PIECES = 370
 
-WAYS = [("s16", 24_000), ("s16", 16_000), ("f32", 48_000), ("opus", 24_000)]
+WAYS = [("s16", 24_000), ("s16", 16_000), ("f32", 48_000), ("mulaw", 16_000), ("mulaw", 24_000), ("opus", 24_000)]
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def test_what_the_client_does_not_make(format, sample_rate):
             pass
 
 
-@pytest.mark.parametrize("format", ["s16", "opus"])
+@pytest.mark.parametrize("format", ["s16", "mulaw", "opus"])
 async def test_samples_that_cannot_be_encoded(service, format):
     async with client.connect(service.url, format=format) as stream:
         with pytest.raises(ValueError, match="expected finite samples"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.measuring.hearing import HeardWord, Hearing, compare, differences
+from serve_app.measuring.hearing import HeardWord, Hearing, compare, differences, word_errors
 from serve_app.samples import SpokenWord
 
 SAID = (SpokenWord("one", 1.0, 1.4), SpokenWord("two", 2.0, 2.4), SpokenWord("three", 3.0, 3.4))
@@ -28,6 +28,27 @@ def test_pieces_of_text_make_words_that_are_complete_with_their_last_piece():
         HeardWord("one", 1.6), HeardWord("two", 3.5), HeardWord("three", 3.5), HeardWord("four", 4.1),
     ]  # fmt: skip
     assert heard.first_text_at_s == 1.5
+    assert heard.text == "one two three four"
+
+
+def test_any_white_space_parts_words():
+    assert [word.text for word in hearing((" a", 0), (" ", 0), ("", 0), ("1", 0), ("b ", 0), ("c", 0)).words] == [
+        "a", "1b", "c",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "errors"),
+    [
+        ("hello two", "Hello, two.", (0, 2)),
+        ("it's two", "It’s — two", (0, 2)),
+        ("hello two", "hello", (1, 2)),
+        ("", "hello", (1, 0)),
+        ("", "…", (0, 0)),
+    ],
+)
+def test_case_and_punctuation_are_no_word_errors(said: str, heard: str, errors: tuple[int, int]):
+    assert word_errors(said, heard) == errors
 
 
 def test_delays_count_from_the_end_of_each_word_and_the_first_token_from_the_start_of_the_first():

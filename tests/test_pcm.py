@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from serve_app.audio.encodings import to_float32
+from serve_app.audio.encodings import to_float32, to_mulaw
 from serve_app.audio.formats import SAMPLE_BYTES, SAMPLE_RATES_HZ, AudioFormat
 from serve_app.audio.pcm import Framer, PcmDecoder
 from serve_app.errors import InvalidAudio
@@ -70,6 +70,13 @@ def test_known_bytes() -> None:
     assert to_float32("s16", b"\x00\x80\xff\x7f").tolist() == [-1, 32_767 / 32_768]
     assert to_float32("mulaw", b"\xff\x7f\x00\x80").tolist() == [0, 0, -32_124 / 32_768, 32_124 / 32_768]
     assert to_float32("alaw", b"\xd5\x55\xaa\x2a").tolist() == [8 / 32_768, -8 / 32_768, 32_256 / 32_768, -0.984375]
+
+
+def test_mulaw_takes_the_nearest_level() -> None:
+    levels = to_float32("mulaw", bytes(range(256)))
+    samples = np.linspace(-1.1, 1.1, 1_001, dtype=np.float32)
+    nearest = np.abs(samples[:, None] - levels).min(axis=1)
+    assert np.array_equal(np.abs(samples - to_float32("mulaw", to_mulaw(samples))), nearest)
 
 
 @pytest.mark.parametrize("rate_hz", SAMPLE_RATES_HZ)

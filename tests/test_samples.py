@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serve_app.audio.files import AudioFileError, read_audio
-from serve_app.samples import demo_clip, load_clips, read_clips
+from serve_app.samples import choose_clips, demo_clip, load_clips, read_clips
 from serve_app.speech import SAMPLE_RATE_HZ
 
 FOLDER = Path(__file__).parent.parent / "configs" / "samples"
@@ -60,6 +60,8 @@ def test_the_demo_clip_is_the_first():
 def test_clips_up_to_a_length():
     short = [entry["file"] for entry in MANIFEST if entry["words"][-1]["end"] < 30]
     assert [clip.file for clip in load_clips(30)] == short
+    assert [clip.file for clip in choose_clips()] == short
+    assert [clip.file for clip in choose_clips([FOLDER / short[1], FOLDER / short[0]])] == [short[1], short[0]]
     assert len(short) == len(MANIFEST) - 1
 
 

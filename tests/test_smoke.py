@@ -13,14 +13,11 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from serve_app.client import ServerError
 from serve_app.settings import key_digest
 from serve_app.smoke.endpoints import ENDPOINTS
-from serve_app.smoke.heard import Unexpected, word_errors
 from serve_app.smoke.run import FIRST_DIALECT, LIVE
 from serve_app.smoke.target import Target
 from serve_app.smoke.uploads import UPLOADS
-from serve_app.smoke.wires import WIRES
 from tests.support import Clip, DirectEngines, Service, serving
 from tests.test_cli_transcribe import stt, web_server
 
@@ -141,33 +138,5 @@ async def test_what_is_another_service(unused_tcp_port):
 )
 async def test_addresses(address, stream, web):
     async with Target(address) as target:
-        assert (target.stream_url, target.web_url, target.has_key) == (stream, web, "auth_id" in address)
-
-
-@pytest.mark.parametrize(
-    ("reference", "text", "errors"),
-    [("hello two", "Hello, two.", 0), ("hello two", "hello", 0.5), ("", "hello", 1), ("", "…", 0)],
-)
-def test_case_and_punctuation_are_no_word_errors(reference, text, errors):
-    assert word_errors(reference, text) == errors
-
-
-@pytest.mark.parametrize(
-    ("name", "message", "code"),
-    [
-        ("WS /v1/stream mulaw 16 kHz", '{"type": "error", "code": "invalid_audio", "message": "m"}', "invalid_audio"),
-        ("WS /v1/transcribe", '{"status": "error", "code": "idle_timeout", "message": "m"}', "idle_timeout"),
-        ("WS /v1/realtime", '{"type": "error", "error": {"code": "at_capacity", "message": "m"}}', "at_capacity"),
-    ],
-)
-def test_errors_of_a_dialect_are_raised(name, message, code):
-    with pytest.raises(ServerError) as raised:
-        WIRES[name]().text(message)
-    assert raised.value.code == code
-
-
-@pytest.mark.parametrize("name", WIRES)
-def test_nonsense_is_said_to_be_unexpected(name):
-    for message in ("{", "[]", b"\x02text"):
-        with pytest.raises((Unexpected, ValueError)):
-            WIRES[name]().text(message)
+        assert (target.socket_address("/v1/stream"), target.web_url) == (stream, web)
+        assert target.has_key == ("auth_id" in address)

@@ -42,7 +42,9 @@ async def test_every_dialect_is_measured_and_its_words_checked(service: Service,
     assert 0 < outcome.session_s < 60
 
 
-@pytest.mark.parametrize(("dialect", "format"), [("stream", "s16"), ("stream", "opus"), ("moshi", "opus")])
+@pytest.mark.parametrize(
+    ("dialect", "format"), [("stream", "s16"), ("stream", "mulaw"), ("stream", "opus"), ("moshi", "opus")]
+)
 async def test_formats(service: Service, clip: Clip, dialect: str, format: client.Format):
     outcome = await speak(clip, Manner(service.url.removesuffix("/v1/stream"), dialect, format, rtf=RTF))
     assert (outcome.failure, outcome.word_errors) == (None, 0)
@@ -81,6 +83,21 @@ async def test_nobody_there(clip: Clip):
 def test_manners_that_cannot_be(arguments: dict, message: str):
     with pytest.raises(InvalidManner, match=message):
         Manner("ws://127.0.0.1", **arguments)
+
+
+async def test_a_moshi_server_says_why_before_or_when_it_closes():
+    async def handle(connection: ServerConnection) -> None:
+        await connection.send(msgpack.packb({"type": "Error", "message": "no free channels"}))
+        await connection.close(1013, reasons.pop())
+
+    reasons = ["", "too_many_sessions: two are open"]
+    async with serve(handle, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for code in ("too_many_sessions", "at_capacity"):
+            async with connect_dialect(f"127.0.0.1:{port}", lambda: WIRES["moshi"]("f32", None)) as conversation:
+                with pytest.raises(client.ServerError) as raised:
+                    await anext(conversation)
+            assert raised.value.code == code
 
 
 async def test_words_that_moshi_server_never_ends_still_count():

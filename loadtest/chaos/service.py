@@ -88,7 +88,7 @@ class Service:
 
     async def moves(self, reason: str) -> int:
         """Sessions that took another slot for this reason, by the ingress's own metrics."""
-        return int(await self._metric("stt_moves_total", reason=reason))
+        return int(sum(await self._metric("stt_moves_total", reason=reason)))
 
     async def sessions_saved(self) -> int:
         """Sessions in the vault, as the ingress replicas know it; those that have died may still be told of."""

@@ -9,11 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app import client
-from serve_app.samples import Clip, load_clips
+from serve_app.samples import Clip, choose_clips
 from serve_app.speech import SAMPLE_RATE_HZ
-
-LONGEST_CLIP_SECONDS = 30.0
-"""Every session speaks several clips."""
 
 STAGGER_SECONDS = 2.0
 """Sessions start within this time, at random, as speakers do."""
@@ -57,7 +54,7 @@ class Heard:
 
 def write_scripts(sessions: int, seconds: float) -> list[Script]:
     """Several clips in a row for each session, each session in another order; the same for the same numbers."""
-    clips = load_clips(LONGEST_CLIP_SECONDS)
+    clips = choose_clips()
     draw = random.Random(sessions)
     return [
         Script(_concatenated(clips, number, seconds), draw.uniform(0, STAGGER_SECONDS)) for number in range(sessions)

@@ -20,6 +20,11 @@ def to_float32(encoding: str, data: bytes) -> NDArray[np.float32]:
     raise ValueError(f"expected a raw format, got {encoding!r}")
 
 
+def to_mulaw(samples: NDArray[np.float32]) -> bytes:
+    """float32 [n] as the nearest of mu-law's levels."""
+    return _MULAW_CODES[np.searchsorted(_BETWEEN_MULAW_LEVELS, samples)].tobytes()
+
+
 def _mulaw_table() -> NDArray[np.float32]:
     """ITU-T G.711 mu-law for each byte, float32 [256]: sign, exponent and mantissa, all inverted."""
     code = ~np.arange(256) & 0xFF
@@ -38,4 +43,6 @@ def _alaw_table() -> NDArray[np.float32]:
 
 
 _MULAW = _mulaw_table()
+_MULAW_CODES = np.argsort(_MULAW).astype(np.uint8)
+_BETWEEN_MULAW_LEVELS = (_MULAW[_MULAW_CODES][1:] + _MULAW[_MULAW_CODES][:-1]) / 2
 _ALAW = _alaw_table()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import jiwer
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -22,9 +21,9 @@ from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
 from serve_app.cli.fetching import fetch_checkpoint
 from serve_app.cli.server import START_TIMEOUT_S, StartFailed, StartTimeout, free_port, running
+from serve_app.measuring.hearing import word_errors
 from serve_app.samples import demo_clip
 from serve_app.settings import SettingsError
-from serve_app.speech import SAMPLE_RATE_HZ
 
 MOST_WORD_ERRORS = 0.1
 """Word error rate up to which the demo counts as passed."""
@@ -69,12 +68,12 @@ def demo(
     finally:
         if not keep_log:
             log.unlink(missing_ok=True)
-    errors = float(jiwer.wer(clip.text, heard.text))
+    errors, words = word_errors(clip.text, heard.text)
+    wer = errors / words
     console.print(f"reference:  {clip.text}\nhypothesis: {heard.text}", markup=False)
     first_token = "none" if heard.first_token_s is None else f"{heard.first_token_s:.2f}"
-    audio_s = len(clip.samples) / SAMPLE_RATE_HZ
-    print(f"demo: wer={errors:.3f} first_token_s={first_token} audio_s={audio_s:.1f}", flush=True)
-    raise typer.Exit(0 if errors <= MOST_WORD_ERRORS else FAILED)
+    print(f"demo: wer={wer:.3f} first_token_s={first_token} audio_s={clip.seconds:.1f}", flush=True)
+    raise typer.Exit(0 if wer <= MOST_WORD_ERRORS else FAILED)
 
 
 async def _stream(url: str, samples: NDArray[np.float32], first_word_start_s: float) -> Heard:

@@ -22,11 +22,8 @@ from serve_app.cli.server import START_TIMEOUT_S
 from serve_app.cli.services import Access, Key, ServiceName, Url, WireFormat, find_access
 from serve_app.measuring.latency import run_streams, summarise
 from serve_app.measuring.speaking import Manner
-from serve_app.samples import Clip, load_clips, read_clips
+from serve_app.samples import Clip, choose_clips
 from serve_app.settings import SettingsError
-
-LONGEST_CLIP_S = 30.0
-"""Of the bundled ones."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def latency(
         fail("expected one of --endpoints and --compare-gpus, got both", BAD_INPUT)
     console = Console(file=sys.stdout, highlight=False)
     with failures_reported():
-        clips = [clip for place in samples or [] for clip in read_clips(place)] or load_clips(LONGEST_CLIP_S)
+        clips = choose_clips(samples or [])
         plan = Plan(clips, parallel, runs, rtf, format, warmup, as_json)
         if compare_gpus:
             rows = _compare_gpus(console, plan, compare_gpus, config, start_timeout)

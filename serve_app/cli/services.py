@@ -40,7 +40,10 @@ Key = Annotated[
 
 Wait = Annotated[float, typer.Option(min=0, help="How many seconds to wait in line where every slot is taken.")]
 WireFormat = Annotated[
-    Format, typer.Option("--format", help="How the audio travels: s16 is half as much as f32, opus a twentieth.")
+    Format,
+    typer.Option(
+        "--format", help="How the audio travels: s16 is half as much as f32, mulaw a quarter, opus a twentieth."
+    ),
 ]
 
 

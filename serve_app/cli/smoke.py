@@ -14,7 +14,7 @@ from serve_app import client
 from serve_app.audio.files import read_audio
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail, failures_reported
 from serve_app.cli.services import Access, Key, ServiceName, Url, find_access
-from serve_app.samples import FOLDER, demo_clip
+from serve_app.samples import FOLDER, Clip, demo_clip
 from serve_app.smoke.heard import Said, Unexpected
 from serve_app.smoke.run import NotReady, Report, Verdict, run
 from serve_app.smoke.target import Target
@@ -65,9 +65,9 @@ def smoke(
 def _clip(file: Path | None, reference: str | None) -> tuple[Said, Callable[[str], str | None]]:
     """What is sent, and what is said in it as a model hears it. Raises `AudioFileError`."""
     if file is not None:
-        return Said(read_audio(file), file.read_bytes()), lambda model: reference
+        return Said(Clip(file.name, read_audio(file), ()), file.read_bytes()), lambda model: reference
     bundled = demo_clip()
-    said = Said(bundled.samples, (FOLDER / bundled.file).read_bytes(), bundled.words[0].start_s)
+    said = Said(bundled, (FOLDER / bundled.file).read_bytes(), bundled.words[0].start_s)
     return said, lambda model: reference or (bundled.text if model == DEMO_MODEL else None)
 
 

@@ -1,4 +1,4 @@
-"""How samples travel to the service: as they are, in half the bytes (s16), or compressed (opus)."""
+"""How samples travel to the service: as they are, in half the bytes (s16), a quarter (mulaw), or compressed (opus)."""
 
 from typing import Literal, Protocol, TypeAlias, get_args
 
@@ -6,11 +6,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.audio.encodings import to_mulaw
 from serve_app.audio.formats import SAMPLE_RATES_HZ
 from serve_app.audio.resampler import Resampler
 from serve_app.speech import SAMPLE_RATE_HZ
 
-Format: TypeAlias = Literal["f32", "s16", "opus"]
+Format: TypeAlias = Literal["f32", "s16", "mulaw", "opus"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 
@@ -49,16 +50,17 @@ def make_encoder(format: Format, sample_rate: int) -> Encoder:
 def declaration(format: Format, sample_rate: int) -> dict[str, str]:
     """What tells the server; nothing for what it expects anyway."""
     declared: dict[str, str] = {} if format == "f32" else {"format": format}
-    return declared if sample_rate == SAMPLE_RATE_HZ else {**declared, "sample_rate": str(sample_rate)}
+    is_expected = sample_rate == SAMPLE_RATE_HZ and format != "mulaw"  # which means telephones' rate
+    return declared if is_expected else {**declared, "sample_rate": str(sample_rate)}
 
 
 class _PcmEncoder:
     def __init__(self, format: Format, sample_rate: int) -> None:
-        self._is_s16 = format == "s16"
+        self._format = format
         self._resampler = Resampler(SAMPLE_RATE_HZ, sample_rate)
 
     def encode(self, samples: NDArray[np.float32]) -> bytes:
-        if self._is_s16:
+        if self._format != "f32":
             _check_finite(samples)
         return self._bytes(self._resampler.push(samples))
 
@@ -66,8 +68,11 @@ class _PcmEncoder:
         return self._bytes(self._resampler.finish())
 
     def _bytes(self, samples: NDArray[np.float32]) -> bytes:
-        if self._is_s16:
-            return np.rint(np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
+        match self._format:
+            case "s16":
+                return np.rint(np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
+            case "mulaw":
+                return to_mulaw(samples)
         return samples.astype("<f4", copy=False).tobytes()
 
 

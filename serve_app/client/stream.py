@@ -261,8 +261,8 @@ async def connect(
 
     `url` is `ws://…`, `http://…` or `host:port`; without a path it means `/v1/stream`. With `words` the server also
     sends `Word` events, with `pauses` a `Pauses` event for each frame. With `wait_s` the session waits so long in line
-    where every slot is taken. `format` and `sample_rate` are how the audio travels: s16 takes half of f32's bytes, opus
-    a twenty-fourth; opus has its own rate.
+    where every slot is taken. `format` and `sample_rate` are how the audio travels: s16 takes half of f32's bytes,
+    mulaw a quarter, opus a twenty-fourth; opus has its own rate.
     `headers` are sent along, for whatever guards the service. `timeout_s` bounds the wait for each message either way,
     `resume_s` the time spent on getting a broken connection back (0: none).
 

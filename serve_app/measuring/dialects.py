@@ -46,6 +46,9 @@ class Wire(Protocol):
     ends_by_closing: ClassVar[bool] = False
     """Whether the server's close frame is the only end."""
 
+    failure: client.ServerError | None = None
+    """What an error message without a code has said: the close frame that follows may have the code."""
+
     @abstractmethod
     def __init__(self, format: Format, model: str | None) -> None:
         """`format` is one of `formats`; `model` is asked for where the dialect can."""
@@ -68,7 +71,7 @@ class Wire(Protocol):
 
 
 class _Moshi(Wire):
-    """moshi-server's `/api/asr-streaming`."""
+    """moshi-server's `/api/asr-streaming`. It closes behind an Error."""
 
     path = "/api/asr-streaming"
     formats = ("f32", "opus")
@@ -107,7 +110,8 @@ class _Moshi(Wire):
                 yield from self._ended(self._word.end if self._word else 0.0)
                 yield client.Done(audio_seconds=0.0)
             case {"type": "Error", "message": reason}:
-                raise client.ServerError("at_capacity" if reason == "no free channels" else "error", str(reason))
+                code = "at_capacity" if reason == "no free channels" else "error"
+                self.failure = client.ServerError(code, str(reason))
             case {"type": str()}:
                 pass
             case _:
@@ -258,10 +262,10 @@ class Conversation:
             raise client.ServerSilent(f"the server said nothing for {self._timeout_s:g} s") from None
         except ConnectionClosedOK as error:
             if not self._wire.ends_by_closing:
-                raise _told(error) from None
+                raise self._told(error) from None
             return (client.Done(audio_seconds=0.0),)
         except ConnectionClosed as error:
-            raise _told(error) from None
+            raise self._told(error) from None
 
     async def _send(self, messages: Iterable[Message]) -> None:
         try:
@@ -271,7 +275,14 @@ class Conversation:
         except TimeoutError:
             raise client.ServerSilent(f"the server took no audio for {self._timeout_s:g} s") from None
         except ConnectionClosed as error:
-            raise _told(error) from None
+            raise self._told(error) from None
+
+    def _told(self, error: ConnectionClosed) -> client.ClientError:
+        """Why it closed: a dialect whose errors have no code has it in the close frame, in front of the reason."""
+        code, separator, reason = (error.rcvd.reason if error.rcvd else "").partition(": ")
+        if separator and code.isidentifier():
+            return client.ServerError(code, reason)
+        return self._wire.failure or what_it_means(error)
 
 
 @asynccontextmanager
@@ -296,12 +307,6 @@ async def connect(
         yield Conversation(connection, wire, timeout_s)
     finally:
         await close_connection(connection)
-
-
-def _told(error: ConnectionClosed) -> client.ClientError:
-    """What the close frame says; a dialect without error messages has the error's code in front of the reason."""
-    code, separator, reason = (error.rcvd.reason if error.rcvd else "").partition(": ")
-    return client.ServerError(code, reason) if separator and code.isidentifier() else what_it_means(error)
 
 
 def _packed(kind: str, **fields: object) -> bytes:

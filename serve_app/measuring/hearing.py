@@ -13,8 +13,8 @@ import jiwer
 
 from serve_app.samples import SpokenWord
 
-_MARKS = re.compile(r"[^\w']|_")
-"""Kyutai's models write punctuation, references often do not."""
+_MARKS = re.compile(r"[\W_]")
+"""Kyutai's models write punctuation, references often do not, or with other apostrophes."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,27 @@ class Hearing:
         self.words: list[HeardWord] = []
         """The words so far."""
         self._placed = 0
+        self._is_between_words = True
+
+    @property
+    def text(self) -> str:
+        """All words, in order."""
+        return " ".join(word.text for word in self.words)
 
     def add_text(self, text: str, at_s: float) -> None:
-        """Take a piece of text; a leading space starts a word, and there may be several in it."""
+        """Take a piece of text; white space parts words, and there may be several in it."""
         if not text.strip():
+            self._is_between_words |= bool(text)
             return
         if self.first_text_at_s is None:
             self.first_text_at_s = at_s
         first, *others = text.split()
-        if text[0].isspace() or not self.words:
+        if text[0].isspace() or self._is_between_words:
             self.words.append(HeardWord(first, at_s))
         else:
             self.words[-1] = replace(self.words[-1], text=self.words[-1].text + first, at_s=at_s)
         self.words += [HeardWord(other, at_s) for other in others]
+        self._is_between_words = text[-1].isspace()
 
     def add_place(self, start_s: float, end_s: float) -> None:
         """Take the place in the audio of the first word that has none yet."""
@@ -116,6 +124,12 @@ def compare(spoken: Sequence[SpokenWord], hearing: Hearing, rtf: float = 1.0) ->
     )
 
 
+def word_errors(said: str, heard: str) -> tuple[int, int]:
+    """Words that were missed, invented or changed, whatever their case and punctuation, and how many were said."""
+    reference, words = ([plain for word in text.split() if (plain := _plain(word))] for text in (said, heard))
+    return _aligned(reference, words)[1], len(reference)
+
+
 def differences(spoken: Iterable[SpokenWord], heard: Iterable[HeardWord]) -> list[tuple[str, str]]:
     """The texts side by side, in order: (said, heard), with an empty one where a word was missed or invented."""
     said, got = [word.text for word in spoken], [word.text for word in heard]
@@ -136,8 +150,8 @@ def same(said: str, heard: str) -> bool:
 
 def _aligned(said: list[str], heard: list[str]) -> tuple[list[tuple[int, int]], int]:
     """Positions of the words that are the same in both, and the number of errors."""
-    if not heard:
-        return [], len(said)
+    if not said or not heard:
+        return [], max(len(said), len(heard))
     result = _process(said, heard)
     pairs = [
         (chunk.ref_start_idx + number, chunk.hyp_start_idx + number)

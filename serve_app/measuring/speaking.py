@@ -19,7 +19,7 @@ from serve_app.measuring import dialects
 from serve_app.measuring.dialects import WIRES
 from serve_app.measuring.hearing import Hearing, compare
 from serve_app.samples import Clip
-from serve_app.speech import FRAME_SAMPLES, FRAME_SECONDS
+from serve_app.speech import FRAME_SAMPLES, FRAME_SECONDS, SAMPLE_RATE_HZ
 
 STREAM = "stream"
 """The dialect that `serve_app.client` speaks: /v1/stream."""
@@ -54,6 +54,8 @@ class Manner:
     """Word error rate above which a session counts as failed."""
     api_key: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    sample_rate: int = SAMPLE_RATE_HZ
+    """At which the audio travels over /v1/stream; other dialects have one rate."""
 
     def __post_init__(self) -> None:
         """Raises `InvalidManner`."""
@@ -149,7 +151,7 @@ def _connect(manner: Manner) -> AbstractAsyncContextManager[Conversation]:
     access: dict[str, Any] = {"api_key": manner.api_key, "headers": manner.headers}
     format = manner.format or FORMATS[0]
     if manner.dialect == STREAM:
-        return client.connect(manner.url, words=True, format=format, **access)
+        return client.connect(manner.url, words=True, format=format, sample_rate=manner.sample_rate, **access)
     return dialects.connect(manner.url, lambda: WIRES[manner.dialect](format, manner.model), **access)
 
 

@@ -5,13 +5,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
 from typing import Any, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
-from websockets.asyncio.client import ClientConnection
 
 from serve_app.client.address import DEFAULT_PATH, is_loopback, shown, stream_url
-from serve_app.client.connection import close_connection, open_connection
 from serve_app.client.errors import ConnectionRefused, KeyRefused, ServerError, ServerSilent
 
 OPEN_TIMEOUT_S = 10.0
@@ -31,19 +29,15 @@ class Target:
         """`address` is one that `client.connect` takes. Raises `InvalidAddress`."""
         parts = urlsplit(stream_url(address))
         path = parts.path.removesuffix(DEFAULT_PATH).rstrip("/")
-        self.socket_url = f"{parts.scheme}://{parts.netloc}{path}"
-        """What the paths of WebSockets come behind, as in `ws://127.0.0.1:8000`."""
-        self.web_url = self.socket_url.replace("ws", "http", 1)
-        """The same for HTTP."""
+        self.web_url = f"{parts.scheme.replace('ws', 'http')}://{parts.netloc}{path}"
+        """What paths come behind, as in `http://127.0.0.1:8000`."""
         self.name = shown(self.web_url)
         """What messages call it."""
-        self.stream_url = f"{self.socket_url}{DEFAULT_PATH}" + (f"?{parts.query}" if parts.query else "")
-        """What `client.connect` takes."""
         self.api_key = api_key
         self.headers = dict(headers)
-        self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self._query = dict(parse_qsl(parts.query, keep_blank_values=True))
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._web = self._client(headers={**self.headers, **key}, params=self.query)
+        self._web = self._client(headers={**self.headers, **key}, params=self._query)
 
     async def __aenter__(self) -> Self:
         """Open it."""
@@ -56,7 +50,11 @@ class Target:
     @property
     def has_key(self) -> bool:
         """Whether the caller shows anything that may be a key."""
-        return bool(self.api_key or self.headers or self.query.keys() & {"auth_id", "token"})
+        return bool(self.api_key or self.headers or self._query.keys() & {"auth_id", "token"})
+
+    def socket_address(self, path: str) -> str:
+        """Of a WebSocket, as `client.connect` takes it."""
+        return stream_url(f"{self.web_url}{path}", self._query)
 
     async def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         """An answer to a request. Raises `ServerError` for an HTTP error, `KeyRefused`, and what `reach` raises."""
@@ -81,17 +79,6 @@ class Target:
                     await answer.aread()
                 self._check(answer)
                 yield answer.aiter_lines()
-
-    @asynccontextmanager
-    async def websocket(self, path: str, wishes: Mapping[str, str] = _NO_HEADERS) -> AsyncIterator[ClientConnection]:
-        """A WebSocket. Raises what `open_connection` does."""
-        query = urlencode({**self.query, **wishes})
-        address = f"{self.socket_url}{path}" + (f"?{query}" if query else "")
-        connection = await open_connection(address, self.api_key, OPEN_TIMEOUT_S, self.headers)
-        try:
-            yield connection
-        finally:
-            await close_connection(connection)
 
     def _check(self, answer: httpx.Response) -> None:
         if answer.is_success:

@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from serve_app.settings import key_digest
@@ -96,6 +98,8 @@ def test_keys_are_wanted_and_open_every_dialect(locked, clip):
 def test_a_service_without_its_engine_is_not_ready_until_it_has_another_one(locked, clip):
     (engine,) = locked.processes("ServeReplica:stt:engine")
     engine.kill()
+    while httpx.get(f"{locked.base}/readyz", timeout=10).status_code == httpx.codes.OK:
+        time.sleep(0.1)
     status, report, errors = smoke(locked, key=KEY)
     assert (status, report["checks"]) == (1, [])
     assert errors == f"stt: {locked.base} is not ready: no engine has loaded its model yet\n"

@@ -77,7 +77,8 @@ def is_whole(seen: Scrape) -> bool:
 
 async def test_every_scrape_is_complete(wide_service):
     async with sessions(wide_service):
-        await scrape_until(wide_service, lambda seen: is_whole(seen) and seen.sum("stt_sessions_open") == SESSIONS)
+        # An engine posts every two seconds.
+        await scrape_until(wide_service, lambda seen: is_whole(seen) and seen.sum("stt_engine_slots_used") == SESSIONS)
         asked = set()
         for _ in range(SCRAPES):
             # Twice, because the proxy takes turns: the scrapes must reach now the one, now the other.

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from serve_app import client
+from serve_app.cli.figures import Scrape
 from tests.audio_signals import encoded
 from tests.support import PROJECT, Clip
 from tests.test_protocols_doc import RAY_EXAMPLES
@@ -75,9 +76,8 @@ def program(service: RunningService, clip: Clip, body: str, *arguments: object) 
 
 def outcomes(service: RunningService) -> dict[str, int]:
     """How many sessions have ended in which way so far."""
-    lines = httpx.get(f"{service.base}/metrics", timeout=10).text.splitlines()
-    counts = [line.split('"') for line in lines if line.startswith("stt_sessions_total{")]
-    return {outcome: int(float(rest.split()[-1])) for _, outcome, rest in counts}
+    scrape = Scrape(httpx.get(f"{service.base}/metrics", timeout=10).text, at=0.0)
+    return {outcome: int(count) for outcome, count in scrape.by("outcome", "stt_sessions_total").items()}
 
 
 @contextlib.asynccontextmanager

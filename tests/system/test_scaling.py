@@ -12,7 +12,7 @@ from tests.support import PROJECT
 @pytest.mark.timeout(400)
 def test_from_no_engine_to_two_and_back_nobody_is_refused_or_dropped():
     done = subprocess.run(
-        [sys.executable, "-m", "loadtest.scaling", "--engines", "2", "--seconds", "45", "--json"],
+        [sys.executable, "-m", "loadtest.scaling", "--engines", "2", "--seconds", "24", "--json"],
         cwd=PROJECT, capture_output=True, text=True, timeout=380, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
@@ -21,5 +21,5 @@ def test_from_no_engine_to_two_and_back_nobody_is_refused_or_dropped():
     engines = [look["engines"] for look in result["course"]]
     assert (engines[0], max(engines), engines[-1]) == (0, 2, 0)
     assert result["sessions"] == 8
-    assert result["words"] > 100
+    assert result["words"] > 60
     assert done.returncode == 0
