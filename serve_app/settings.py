@@ -408,8 +408,9 @@ class AuthSettings(_Group):
     """Keys, as hashes."""
 
     keys_file: str | None = Field(default=None, min_length=1)
-    """More keys, in a YAML file with a list `keys`; a relative path starts at the project. Where an ingress replica
-    finds it, changes take effect at once; other machines keep what was in it at the start."""
+    """More keys, in a YAML file with a list `keys`; a relative path starts at the project (STT_KEYS_FILE of a command
+    `stt`: at the current folder). Where an ingress replica finds it, changes take effect at once; other machines keep
+    what was in it at the start."""
 
     token_seconds: int = Field(default=600, ge=1, le=86_400)
     """How long a browser's token from `POST /v1/tokens` is good, at most."""

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from serve_app.cli.config import DEFAULT_CONFIG, Overrides
 from serve_app.cli.main import app
 from serve_app.settings import read_keys
 
 
-def stt(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def stt(*arguments: object, stdin: str = "") -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
 
 
 def test_a_key_is_printed_once_and_its_hash_is_kept(tmp_path: Path):
@@ -28,6 +29,22 @@ def test_a_key_is_printed_once_and_its_hash_is_kept(tmp_path: Path):
     assert not [key for key in printed if key in file.read_text() + first.stderr + second.stderr]
     assert file.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_key_that_exists_is_taken_from_standard_input(tmp_path: Path):
+    file = tmp_path / "keys.yaml"
+    result = stt("keys", "add", "modal", "--stdin", "--file", file, stdin="ak-1:as-2\n")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert [key.sha256 for key in read_keys(file)] == [hashlib.sha256(b"ak-1:as-2").hexdigest()]
+    assert "as-2" not in file.read_text() + result.stderr
+
+
+@pytest.mark.parametrize("text", ["", "\n", "one two\n", "one\ntwo\n"])
+def test_what_is_no_key_is_not_taken(tmp_path: Path, text: str):
+    result = stt("keys", "add", "ann", "--stdin", "--file", tmp_path / "keys.yaml", stdin=text)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "stt: standard input: expected a key, on one line and without spaces\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_people_wrote_in_the_file_stays(tmp_path: Path):
@@ -74,3 +91,25 @@ def test_a_folder_that_is_not_there(tmp_path: Path):
     result = stt("keys", "add", "bob", "--file", tmp_path / "no" / "keys.yaml")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "cannot be written (No such file or directory)" in result.stderr
+
+
+def test_without_a_file_it_is_the_one_of_the_environment_or_of_the_current_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STT_KEYS_FILE", raising=False)
+    here = stt("keys", "add", "ann")
+    assert f"is {tmp_path / 'keys.yaml'}" in here.stderr.replace("\n", " ")
+    monkeypatch.setenv("STT_KEYS_FILE", "others.yaml")
+    there = stt("keys", "add", "bob")
+    assert f"is {tmp_path / 'others.yaml'}" in there.stderr.replace("\n", " ")
+    assert [[key.name for key in read_keys(tmp_path / name)] for name in ("keys.yaml", "others.yaml")] == [
+        ["ann"], ["bob"]
+    ]  # fmt: skip
+
+
+def test_the_service_reads_the_file_that_was_written(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STT_KEYS_FILE", "keys.yaml")
+    assert stt("keys", "add", "ann").exit_code == 0
+    overrides = Overrides.from_environment()
+    assert [key.name for key in overrides.settings(DEFAULT_CONFIG).auth.keys_in_file] == ["ann"]
+    assert overrides.environment()["STT_KEYS_FILE"] == str(tmp_path / "keys.yaml")

@@ -80,7 +80,7 @@ async def test_a_service_with_keys_wants_one(engines):
 
 
 async def test_nobody_there():
-    status, _, err = await run("--url", "ws://127.0.0.1:1", "--once")
+    status, _, err = await run("--url", "ws://ann:SECRET@127.0.0.1:1", "--once")
     assert status == 3
     assert err.startswith("stt: http://127.0.0.1:1/status: no answer")
 

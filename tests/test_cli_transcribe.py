@@ -166,6 +166,17 @@ async def test_the_web_has_limits(unused_tcp_port, monkeypatch):
             await asyncio.to_thread(read_url, f"{site}/endless")
 
 
+async def test_a_file_longer_than_a_session_may_last_wants_another_speed(engines, clip):
+    async with serving(engines, session={"max_session_seconds": 5.0}) as service:
+        status, output, errors = await stt("transcribe", str(clip.path), "--url", service.url)
+        heard = output.split()
+        assert status != 0
+        assert 0 < len(heard) < len(clip.words)
+        assert heard == clip.words[: len(heard)]
+        assert "expected a session of at most 5 s (session_too_long)" in errors
+        assert "faster than real time: --rtf 0" in errors
+
+
 async def test_what_was_heard_before_a_failure_is_in_the_subtitles(clip, tmp_path):
     async def fail_later(connection: ServerConnection) -> None:
         word = {"type": "word", "text": "one", "start": 0.5, "end": 2.0}

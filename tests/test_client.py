@@ -259,7 +259,7 @@ async def test_another_http_answer_is_no_connection():
             await events(address)
 
 
-async def test_words_are_asked_for_in_the_query():
+async def test_words_and_pauses_are_asked_for_in_the_query():
     asked = []
 
     async def script(connection: ServerConnection) -> None:
@@ -268,8 +268,26 @@ async def test_words_are_asked_for_in_the_query():
 
     async with peer(script) as address:
         await events(address)
-        await events(f"http://{address}", words=True)
-    assert asked == ["/v1/stream?resumable=true", "/v1/stream?words=true&resumable=true"]
+        await events(f"http://{address}", words=True, pauses=True)
+    assert asked == ["/v1/stream?resumable=true", "/v1/stream?words=true&pauses=true&resumable=true"]
+
+
+async def test_nothing_is_sent_after_the_end():
+    received = []
+
+    async def script(connection: ServerConnection) -> None:
+        await say(connection, READY)
+        received.append(await until_end(connection))
+        await say(connection, DONE)
+
+    async with peer(script) as address, client.connect(address) as stream:
+        await stream.send(np.ones(10))
+        await stream.end()
+        for late in (stream.send(np.ones(10)), stream.flush(), stream.end()):
+            with pytest.raises(RuntimeError, match="after the end of the audio"):
+                await late
+        assert [event.type async for event in stream] == ["ready", "done"]
+    assert len(received[0]) == 10
 
 
 async def test_samples_of_another_shape_are_refused():
@@ -357,6 +375,25 @@ def test_what_is_no_address(address: str):
         stream_url(address)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ws://ann:SECRET@a:port", "ann:SECRET@a b", "ftp://ann:SECRET@a", "ws://ann:SEC/RET@a", "ws://ann:SEC?RET@a",
+        "ws://ann:SECRET@", "ws://a:port?token=SECRET@", "ws://a:port?token=SECRET",
+    ],
+)  # fmt: skip
+def test_secrets_in_an_address_are_not_repeated(address: str):
+    with pytest.raises(client.InvalidAddress) as caught:
+        stream_url(address)
+    assert "SEC" not in str(caught.value)
+
+
+async def test_a_password_is_not_repeated_where_nobody_answers(unused_tcp_port: int):
+    with pytest.raises(client.ConnectionRefused) as caught:
+        await events(f"ws://ann:SECRET@127.0.0.1:{unused_tcp_port}")
+    assert str(caught.value).startswith(f"ws://127.0.0.1:{unused_tcp_port}/v1/stream: no connection")
+
+
 def test_loopback():
     assert [is_loopback(f"ws://{host}:1/") for host in ("localhost", "127.0.0.2", "[::1]", "10.0.0.1", "a.b")] == [
         True,
@@ -373,7 +410,7 @@ json_values = st.recursive(
     max_leaves=8,
 )
 field_names = st.sampled_from(["text", "start", "end", "code", "message", "retry_after_s", "audio_seconds", "model"])
-type_names = st.sampled_from(["ready", "token", "word", "vad_end", "flushed", "done", "ping", "error", "new"])
+type_names = st.sampled_from(["ready", "token", "word", "vad_end", "pauses", "flushed", "done", "ping", "error", "new"])
 
 
 @given(st.text() | st.binary() | json_values.map(json.dumps))
@@ -396,6 +433,7 @@ times = st.floats(allow_nan=False, allow_infinity=False)
 @given(
     st.builds(client.Token, text=st.text())
     | st.builds(client.Word, text=st.text(), start=times, end=times)
+    | st.builds(client.Pauses, time=times, probabilities=st.lists(times).map(tuple))
     | st.builds(client.Done, audio_seconds=times)
     | st.builds(client.Ready, session_id=st.text(), model=st.text())
     | st.builds(Failure, code=st.text(), message=st.text(), retry_after_s=st.none() | times)

@@ -28,7 +28,7 @@ async def silent(connection: ServerConnection) -> None:
 
 async def test_a_whole_session(service, clip):
     def session() -> list[client.Event]:
-        with client.sync.connect(service.url, words=True) as stream:
+        with client.sync.connect(service.url, words=True, pauses=True) as stream:
             assert isinstance(next(stream), client.Ready)
             with pytest.raises(TimeoutError):
                 stream.receive(0.05)
@@ -42,6 +42,9 @@ async def test_a_whole_session(service, clip):
 
     events = await asyncio.to_thread(session)
     assert [event.text for event in events if isinstance(event, client.Word)] == clip.words
+    pauses = [event for event in events if isinstance(event, client.Pauses)]
+    assert len(pauses) >= len(clip.samples) // 1_920
+    assert all(len(event.probabilities) == 4 and max(event.probabilities) <= 1 for event in pauses)
     assert isinstance(events[-1], client.Done)
     await service.wait_until_empty()
 

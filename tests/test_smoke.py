@@ -104,7 +104,7 @@ async def test_a_full_service_is_said_to_be_full_once_and_soon(engines, beginnin
 
 
 async def test_there_must_be_a_service_that_is_ready(engines, service, unused_tcp_port):
-    status, output, errors = await stt("smoke", "--url", f"ws://127.0.0.1:{unused_tcp_port}", "--json")
+    status, output, errors = await stt("smoke", "--url", f"ws://ann:SECRET@127.0.0.1:{unused_tcp_port}", "--json")
     assert (status, json.loads(output)["ok"], json.loads(output)["checks"]) == (3, False, [])
     assert errors.startswith(f"stt: http://127.0.0.1:{unused_tcp_port}/health: no connection (")
     engines.is_ready = False

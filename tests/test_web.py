@@ -1,6 +1,8 @@
 """The page for browsers, in a real one that hears a clip as its microphone."""
 
 import asyncio
+import itertools
+import random
 import re
 import wave
 from collections.abc import AsyncIterator
@@ -13,7 +15,10 @@ import numpy as np
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from serve_app import client, subtitles
+from serve_app.segments import Segmenter
 from serve_app.settings import key_digest
+from serve_app.transcript import TurnEnd, Word
 from tests.support import LocalVault, Service, serving
 from tests.system_packages import require_program
 from tests.test_client_resume import network
@@ -125,10 +130,32 @@ async def test_a_file_is_transcribed_and_saved(service, clip, tmp_path):
             await download.save_as(tmp_path / download.suggested_filename)
         assert (tmp_path / "transcript.txt").read_text().split() == clip.words
         cues = (tmp_path / "transcript.srt").read_text().strip().split("\n\n")
-        assert " ".join(cue.split("\n")[2] for cue in cues) == text
+        assert " ".join(" ".join(cue.split("\n")[2:]) for cue in cues) == text
         assert re.match(r"1\n00:00:00,\d{3} --> 00:00:0\d,\d{3}\n", cues[0])
         assert browser.complaints == []
     await service.wait_until_empty()
+
+
+async def test_subtitles_are_those_of_the_command_and_of_the_service(service):
+    chance = random.Random(4)
+    at_s, words = 0.0, []
+    for _ in range(400):
+        at_s += chance.choice([0.0, 0.0, 0.08, 0.4, 0.96, 1.04, 4.0])
+        lasts_s = chance.choice([0.08, 0.16, 0.4, 0.8, 3.2])
+        words.append(
+            Word(chance.choice(["a", "été", "😀", "sixteen", "straight-forward", "x" * 50]), at_s, at_s + lasts_s)
+        )
+        at_s += lasts_s
+    ends = sorted(chance.sample(range(1, 400), 20))
+    turns = [words[start:end] for start, end in itertools.pairwise([0, *ends, 400])]
+    segmenter = Segmenter()
+    segments = [segmenter.add(event) for turn in turns for event in (*turn, TurnEnd(0.0))]
+    async with browsing(service.port) as browser:
+        made = await browser.page.evaluate(
+            "async (turns) => (await import('/web/subtitles.js')).subRip(turns)",
+            [[{"text": word.text, "start": word.start_s, "end": word.end_s} for word in turn] for turn in turns],
+        )
+    assert made == subtitles.srt(subtitles.cues(filter(None, segments)))
 
 
 async def test_a_file_longer_than_the_plot_goes_on_after_a_cut(service, clip, tmp_path):
@@ -142,6 +169,27 @@ async def test_a_file_longer_than_the_plot_goes_on_after_a_cut(service, clip, tm
         breaking.cut()
         await browser.wait_for_state("done", "failed")
         assert await browser.words() == 4 * clip.words
+
+
+async def test_a_file_is_cancelled_while_its_audio_waits_to_be_sent(service, clip, tmp_path):
+    file = tmp_path / "longer.wav"
+    with wave.open(str(file), "wb") as writer:
+        writer.setparams((1, 2, 24_000, 0, "NONE", ""))
+        writer.writeframes((np.tile(clip.samples, 60) * 32_767).astype("<i2").tobytes())
+    async with browsing(service.port) as browser:
+        await browser.page.locator("#file").set_input_files(file)
+        await browser.wait_for_words(5)
+        await browser.page.get_by_role("button", name="Cancel").click()
+        await browser.wait_for_state("done")
+        heard = await browser.words()
+        assert heard == (60 * clip.words)[: len(heard)]
+        assert len(heard) < 60 * len(clip.words)
+        await browser.page.get_by_role("button", name="Clear").click()
+        await browser.page.locator("#file").set_input_files(clip.path)
+        await browser.wait_for_state("done")
+        assert await browser.words() == clip.words
+        assert browser.complaints == []
+    await service.wait_until_empty()
 
 
 async def test_what_is_no_audio_is_said_to_be_none(service, tmp_path):
@@ -295,6 +343,22 @@ async def test_a_key_is_asked_for_where_the_service_wants_one(engines, clip, tmp
         await browser.wait_for_state("done")
         assert await browser.words() == clip.words
         assert not any("a+key" in url or "a%20key" in url for url in browser.requests)
+
+
+async def test_a_key_that_is_in_use_elsewhere_is_said_to_be_and_works_once_it_is_not(engines, clip, tmp_path):
+    key = "a key as long as a key should be"
+    keys = [{"name": "ann", "sha256": key_digest(key.encode()), "max_sessions": 1}]
+    async with serving(engines, auth={"keys": keys}) as service, browsing(service.port) as browser:
+        await browser.page.get_by_role("textbox", name="Key").fill(key)
+        await browser.page.keyboard.press("Enter")
+        await browser.wait_for_state("idle")
+        async with client.connect(service.url, api_key=key) as elsewhere:
+            assert isinstance(await anext(elsewhere), client.Ready)
+            await browser.page.locator("#file").set_input_files(clip.path)
+            await expect(browser.page.locator("#state")).to_have_text(re.compile("Your key is already in use"))
+            await browser.screenshot(tmp_path, "in-use")
+        await browser.wait_for_state("done")
+        assert await browser.words() == clip.words
 
 
 async def test_programs_still_get_json_and_browsers_what_they_have_not_got(service):

@@ -38,7 +38,7 @@ class Overrides:
     def environment(self) -> dict[str, str]:
         """Our own environment, in which the command line's model wins over MODEL_NAME, and `auth` over STT_AUTH."""
         replaced = {"MODEL_NAME": self.model, "STT_AUTH": self.auth}
-        return {**os.environ, **{name: value for name, value in replaced.items() if value}}
+        return {**_environment(), **{name: value for name, value in replaced.items() if value}}
 
     @property
     def private(self) -> bool:
@@ -47,7 +47,7 @@ class Overrides:
 
     def settings(self, file: Path) -> Settings:
         """The settings that the service will run with. Raises `SettingsError`, which blames what the user wrote."""
-        return load(file, os.environ, {"model": self.model} if self.model else {})
+        return load(file, _environment(), {"model": self.model} if self.model else {})
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,14 @@ def effective_config(file: Path, overrides: Overrides) -> tuple[dict[str, Any], 
     if overrides.name:
         application["name"] = overrides.name
     return config, Address(host, port)
+
+
+def _environment() -> dict[str, str]:
+    """Our own, in which a relative STT_KEYS_FILE is made absolute: the service runs in another folder."""
+    environment = dict(os.environ)
+    if file := environment.get("STT_KEYS_FILE"):
+        environment["STT_KEYS_FILE"] = str(Path(file).expanduser().absolute())
+    return environment
 
 
 def _without_empty(group: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -12,14 +13,14 @@ from pydantic import ValidationError
 
 from serve_app.cli.failure import BAD_INPUT, fail
 from serve_app.problems import describe
-from serve_app.settings import PROJECT_ROOT, ApiKey, SettingsError, key_digest, read_keys
+from serve_app.settings import ApiKey, SettingsError, key_digest, read_keys
 
 KEY_PREFIX = "stt_"
 """Tells people, and programs that look for leaked secrets, what it is."""
 
 KEY_BYTES = 32
 
-DEFAULT_FILE = PROJECT_ROOT / "keys.yaml"
+DEFAULT_FILE = Path("keys.yaml")
 
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 
@@ -35,10 +36,12 @@ def add(
     *,
     max_sessions: Annotated[int | None, typer.Option(help="Sessions it may hold at once.")] = None,
     max_requests: Annotated[int | None, typer.Option(help="HTTP requests it may have running at once.")] = None,
-    file: Annotated[Path, typer.Option(help="The keys file.")] = DEFAULT_FILE,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Take a key that exists, a line of standard input.")] = False,
+    file: Annotated[Path, typer.Option(envvar="STT_KEYS_FILE", help="The keys file.")] = DEFAULT_FILE,
 ) -> None:
     """Print a new key, once, and add its hash to the keys file."""
-    key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+    key = _read_key() if stdin else KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+    file = file.expanduser()
     try:
         entry = ApiKey(name=name, sha256=key_digest(key.encode()), max_sessions=max_sessions, max_requests=max_requests)
         append(file, entry)
@@ -48,8 +51,16 @@ def add(
         fail("; ".join(describe(ApiKey, one["loc"], one) for one in error.errors()), BAD_INPUT)
     except OSError as error:
         fail(f"{file}: cannot be written ({error.strerror})", BAD_INPUT)
-    typer.echo(key)
+    if not stdin:
+        typer.echo(key)
     typer.echo(f"stt: the key {name} is good where auth.keys_file (STT_KEYS_FILE) is {file.resolve()}", err=True)
+
+
+def _read_key() -> str:
+    key = sys.stdin.read().strip()
+    if not key or key != "".join(key.split()):
+        fail("standard input: expected a key, on one line and without spaces", BAD_INPUT)
+    return key
 
 
 def append(path: Path, key: ApiKey) -> None:

@@ -27,6 +27,8 @@ def serve(
         fetch_checkpoint(overrides.settings(config), overrides)
         with running(config, overrides, output=sys.stdout.buffer) as server:
             server.wait_until_ready(start_timeout)
+            if access := server.ray_access():
+                typer.echo(f"stt: Ray programs on this machine join with: . {access}", err=True)
             typer.echo(f"stt: ready at {server.url}", err=True)
             status = server.wait()
     except (SettingsError, CheckpointError, UnusableConfig) as error:

@@ -21,6 +21,7 @@ import yaml
 
 from serve_app.cli import leftovers, processes
 from serve_app.cli.config import Address, Overrides, effective_config
+from serve_app.cli.ray_access import write_ray_access
 from serve_app.cli.serve_status import failure
 from serve_app.settings import PROJECT_ROOT
 
@@ -80,12 +81,14 @@ class Server:
         environment: dict[str, str],
         output: BinaryIO,
     ) -> None:
-        """`file` holds the config."""
+        """`file` holds the config; its folder is the service's own."""
         serve = str(Path(sys.executable).with_name("serve"))
         command = [serve, "run", "--app-dir", str(PROJECT_ROOT), str(file)]
         self._config = config
         self._application = config["applications"][0].get("name", SERVE_DEFAULT_NAME)
         self._address = address
+        self._folder = file.parent
+        self._environment = environment
         self._private = environment["RAY_ADDRESS"] == "local"
         self._authorization = {"Authorization": f"Bearer {environment.get('RAY_AUTH_TOKEN', '')}"}
         self._dashboard: str | None = None
@@ -103,6 +106,10 @@ class Server:
     def session(self) -> int:
         """The session that holds the service's processes."""
         return self._session.command.pid
+
+    def ray_access(self) -> Path | None:
+        """A new file that lets programs join the service's Ray; None where that is somebody else's cluster."""
+        return write_ray_access(self._folder, self.session, self._environment) if self._private else None
 
     def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until the service takes sessions. Raises `StartFailed` with the reason where that does not happen."""

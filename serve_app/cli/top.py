@@ -22,7 +22,7 @@ from serve_app.cli.figures import Figures, Scrape, figures
 from serve_app.cli.services import Access, Key, ServiceName, Url, find_access
 from serve_app.cli.top_view import line, screen
 from serve_app.client import ConnectionRefused, KeyRefused
-from serve_app.client.address import is_loopback, stream_url
+from serve_app.client.address import is_loopback, shown, stream_url
 
 ANSWER_SECONDS = 10.0
 """How long the service may take to answer."""
@@ -40,7 +40,7 @@ class Watched:
             base_url=base, headers=headers, timeout=ANSWER_SECONDS, trust_env=not is_loopback(stream_url(access.url))
         )
         self._before: Scrape | None = None
-        self.address = base
+        self.address = shown(base)
 
     def close(self) -> None:
         """Read no more."""

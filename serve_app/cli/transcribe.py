@@ -76,6 +76,10 @@ def transcribe(
         )
         try:
             asyncio.run(_show(events, [segments] if subtitles_printed else [printer, segments]))
+        except client.ServerError as error:
+            if error.code == "session_too_long" and rtf:
+                typer.echo("stt: a longer file must be sent faster than real time: --rtf 0", err=True)
+            raise
         finally:  # what was heard before a failure counts, too
             for written, output in targets.items():
                 output.write(written(subtitles.cues(segments.found)))

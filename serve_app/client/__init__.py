@@ -12,7 +12,7 @@ from serve_app.client.errors import (
     ServerError,
     ServerSilent,
 )
-from serve_app.client.events import Done, Event, Flushed, Ready, Status, Token, TurnEnd, Unknown, Word
+from serve_app.client.events import Done, Event, Flushed, Pauses, Ready, Status, Token, TurnEnd, Unknown, Word
 from serve_app.client.stream import Stream, connect
 from serve_app.client.transcribe import Arrival, Pace, transcribe
 
@@ -28,6 +28,7 @@ __all__ = [
     "InvalidAddress",
     "KeyRefused",
     "Pace",
+    "Pauses",
     "ProtocolViolation",
     "Ready",
     "ServerError",

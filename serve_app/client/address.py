@@ -17,12 +17,12 @@ def stream_url(address: str, wishes: Mapping[str, str] = MappingProxyType({}), d
     A query in the address is kept, `wishes` come on top of it. Raises `InvalidAddress`.
     """
     text = address.strip()
-    address = text.partition("?")[0]  # as messages show it: a key may follow
+    address = shown(text)
     try:
         parts = urlsplit(text if "://" in text else f"ws://{text}")
         _ = parts.port  # raises where it is no number
-    except ValueError as error:
-        raise InvalidAddress(f"{address!r} is not an address ({error})") from None
+    except ValueError:  # whose text may be a part of a password
+        raise InvalidAddress(f"{address!r} is not an address such as 127.0.0.1:8000") from None
     scheme = _SCHEMES.get(parts.scheme.lower())
     if scheme is None:
         raise InvalidAddress(f"{address!r}: expected ws, wss, http or https, got {parts.scheme!r}")
@@ -35,6 +35,14 @@ def stream_url(address: str, wishes: Mapping[str, str] = MappingProxyType({}), d
     query = {**dict(parse_qsl(parts.query, keep_blank_values=True)), **wishes}
     path = parts.path if parts.path not in ("", "/") else default_path
     return urlunsplit((scheme, parts.netloc, path, urlencode(query), ""))
+
+
+def shown(address: str) -> str:
+    """An address as messages show it: without what may be secret, its query and the user's name and password."""
+    scheme, separator, rest = address.partition("?")[0].rpartition("://")
+    if "@" in address:  # in a query it may be the end of a password with an unquoted "?"
+        rest = rest.rpartition("@")[2] if "@" in rest else "…"
+    return f"{scheme}{separator}{rest}"
 
 
 def is_loopback(url: str) -> bool:

@@ -7,7 +7,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, WebSocketException
 
-from serve_app.client.address import is_loopback
+from serve_app.client.address import is_loopback, shown
 from serve_app.client.errors import (
     ConnectionLost,
     ConnectionRefused,
@@ -37,7 +37,7 @@ async def open_connection(
     address: str, api_key: str | None, open_timeout_s: float, headers: Mapping[str, str] | None = None
 ) -> ClientConnection:
     """Open a connection. Raises `InvalidAddress`, `ConnectionRefused`, `KeyRefused` and `ServerSilent`."""
-    shown = address.partition("?")[0]  # the query may hold a key
+    name = shown(address)
     try:
         return await open_websocket(
             address,
@@ -51,9 +51,9 @@ async def open_connection(
             max_queue=UNREAD_MESSAGES,
         )
     except TimeoutError:
-        raise ServerSilent(f"{shown}: no answer within {open_timeout_s:g} s") from None
+        raise ServerSilent(f"{name}: no answer within {open_timeout_s:g} s") from None
     except InvalidURI as error:
-        raise InvalidAddress(f"{shown} is not an address ({error.msg})") from None
+        raise InvalidAddress(f"{name} is not an address ({error.msg})") from None
     except InvalidStatus as error:
         status = error.response.status_code
         if status in (401, 403):
@@ -61,13 +61,13 @@ async def open_connection(
             # Many servers answer 403 for a path they do not know, too; one that asks for a key may say so in a header.
             certain = status == 401 or "WWW-Authenticate" in error.response.headers
             otherwise = "" if certain else ", or the path is wrong"
-            raise KeyRefused(f"{shown}: the server asks for {asked}{otherwise} (HTTP {status})") from None
-        raise ConnectionRefused(f"{shown}: the server answered HTTP {status} instead of a WebSocket") from None
+            raise KeyRefused(f"{name}: the server asks for {asked}{otherwise} (HTTP {status})") from None
+        raise ConnectionRefused(f"{name}: the server answered HTTP {status} instead of a WebSocket") from None
     except UnicodeError as error:
-        raise InvalidAddress(f"{shown}: expected the name of a host ({error})") from None
+        raise InvalidAddress(f"{name}: expected the name of a host ({error})") from None
     except (OSError, WebSocketException) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConnectionRefused(f"{shown}: no connection ({reason})") from None
+        raise ConnectionRefused(f"{name}: no connection ({reason})") from None
 
 
 async def close_connection(connection: ClientConnection) -> None:

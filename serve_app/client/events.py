@@ -62,6 +62,19 @@ class TurnEnd(_Numbered):
     type: Literal["vad_end"] = "vad_end"
 
 
+class Pauses(_Message):
+    """How likely a frame of 80 ms begins a pause, from a checkpoint with pause heads.
+
+    It has no number: after a broken connection a few may be missing, or come again.
+    """
+
+    type: Literal["pauses"] = "pauses"
+    time: float
+    """Seconds of audio heard; it stands still at a flush, where silence is put in."""
+    probabilities: tuple[float, ...]
+    """Of pauses of 0.5, 1, 2 and 3 s."""
+
+
 class Flushed(_Numbered):
     """Everything said before the flush is out."""
 
@@ -108,15 +121,17 @@ class Unknown(_Message):
     """Everything the message said besides its type."""
 
 
-Event = Ready | Token | Word | TurnEnd | Flushed | Status | Done | Unknown
+Event = Ready | Token | Word | TurnEnd | Pauses | Flushed | Status | Done | Unknown
 """What a stream yields."""
 
 _Known = Annotated[
-    Ready | Token | Word | TurnEnd | Flushed | Status | Done | Ping | Failure,
+    Ready | Token | Word | TurnEnd | Pauses | Flushed | Status | Done | Ping | Failure,
     Field(discriminator="type"),
 ]
-_known: TypeAdapter[Ready | Token | Word | TurnEnd | Flushed | Status | Done | Ping | Failure] = TypeAdapter(_Known)
-_TYPES = frozenset({"ready", "token", "word", "vad_end", "flushed", "status", "done", "ping", "error"})
+_known: TypeAdapter[Ready | Token | Word | TurnEnd | Pauses | Flushed | Status | Done | Ping | Failure] = TypeAdapter(
+    _Known
+)
+_TYPES = frozenset({"ready", "token", "word", "vad_end", "pauses", "flushed", "status", "done", "ping", "error"})
 
 
 def parse(message: str | bytes) -> Event | Ping | Failure:

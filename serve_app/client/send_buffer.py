@@ -35,6 +35,11 @@ class SendBuffer:
         self._ended = False
 
     @property
+    def ended(self) -> bool:
+        """Whether the end was sent."""
+        return self._ended
+
+    @property
     def total(self) -> tuple[int, int, bool]:
         """Samples and flushes that were ever sent, and whether the end was."""
         return self._samples, self._flushes, self._ended

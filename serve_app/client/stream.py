@@ -59,7 +59,7 @@ class Stream:
 
     Sending and reading are independent and usually happen in two tasks. Reading ends after `Done`; every other end
     of the session raises. A connection that breaks is made again, and the session goes on where it was: what the server
-    has not taken is sent again, what was not read comes again, nothing comes twice.
+    has not taken is sent again, what was not read comes again, nothing comes twice, but for `Pauses`.
     """
 
     def __init__(self, line: Line, reconnect: "Reconnect", resume_s: float) -> None:
@@ -80,8 +80,9 @@ class Stream:
     async def send(self, samples: ArrayLike) -> None:
         """Send audio: float32, mono, 24 kHz, any number of samples.
 
-        Raises `ServerSilent` where the server takes nothing for the timeout, `ConnectionLost`, and `ValueError` for
-        samples of any other shape. What a server had to say before it went away is still there to be read.
+        Raises `ServerSilent` where the server takes nothing for the timeout, `ConnectionLost`, `ValueError` for samples
+        of any other shape, and `RuntimeError` after `end`. What a server had to say before it went away is still there
+        to be read.
         """
         array = np.asarray(samples, "<f4")
         if array.ndim != 1:
@@ -128,6 +129,8 @@ class Stream:
         await self._line.close()
 
     async def _send(self, what: NDArray[np.float32] | Control) -> None:
+        if self._sent.ended:
+            raise RuntimeError("expected nothing to be sent after the end of the audio, as end() has said it")
         self._sent.add(what)
         line = self._line
         try:
@@ -246,6 +249,7 @@ async def connect(
     api_key: str | None = None,
     headers: Mapping[str, str] | None = None,
     words: bool = False,
+    pauses: bool = False,
     wait_s: float = 0.0,
     format: Format = "f32",
     sample_rate: int = SAMPLE_RATE_HZ,
@@ -256,9 +260,9 @@ async def connect(
     """Open a session; leaving the block closes it, whatever its state.
 
     `url` is `ws://…`, `http://…` or `host:port`; without a path it means `/v1/stream`. With `words` the server also
-    sends `Word` events. With `wait_s` the session waits so long in line where every slot is taken. `format` and
-    `sample_rate` are how the audio travels: s16 takes half of f32's bytes, mulaw a quarter, opus a
-    twenty-fourth; opus has its own rate.
+    sends `Word` events, with `pauses` a `Pauses` event for each frame. With `wait_s` the session waits so long in line
+    where every slot is taken. `format` and `sample_rate` are how the audio travels: s16 takes half of f32's bytes,
+    mulaw a quarter, opus a twenty-fourth; opus has its own rate.
     `headers` are sent along, for whatever guards the service. `timeout_s` bounds the wait for each message either way,
     `resume_s` the time spent on getting a broken connection back (0: none).
 
@@ -269,6 +273,8 @@ async def connect(
     wishes = declaration(format, sample_rate)
     if words:
         wishes["words"] = "true"
+    if pauses:
+        wishes["pauses"] = "true"
     if wait_s:
         wishes["wait_s"] = f"{wait_s:g}"
     if resume_s:

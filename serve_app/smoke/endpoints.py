@@ -22,7 +22,7 @@ async def health(target: Target) -> str:
     """`GET /health`: the process answers."""
     answer = await target.ask("GET", "/health")
     if answer.text != "ok":
-        raise Unexpected(f"{target.web_url}/health: expected ok, got {answer.text[:80]!r}: this is another service")
+        raise Unexpected(f"{target.name}/health: expected ok, got {answer.text[:80]!r}: this is another service")
     return ""
 
 

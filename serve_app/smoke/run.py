@@ -103,7 +103,7 @@ async def run(
     began = time.monotonic()
     await _wait_until_ready(target, ready_s)
     model = await endpoints.model(target)
-    checking = _Run(target, said, Report(target.web_url, model, reference(model)), most_errors, tell)
+    checking = _Run(target, said, Report(target.name, model, reference(model)), most_errors, tell)
     for name, endpoint in ENDPOINTS.items():
         await checking.endpoint(name, endpoint)
     await checking.dialect(FIRST_DIALECT, live.speak)
@@ -202,7 +202,7 @@ async def _wait_until_ready(target: Target, ready_s: float) -> None:
             await endpoints.health(target)
             if (reason := await endpoints.not_ready(target)) is None:
                 return
-            error: Exception = NotReady(f"{target.web_url} is not ready: {reason}")
+            error: Exception = NotReady(f"{target.name} is not ready: {reason}")
         except (client.ConnectionRefused, client.ServerSilent, client.ServerError) as failure:
             error = failure  # while a service starts, nobody answers, or the proxy alone
         if time.monotonic() >= deadline:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
-from serve_app.client.address import DEFAULT_PATH, is_loopback, stream_url
+from serve_app.client.address import DEFAULT_PATH, is_loopback, shown, stream_url
 from serve_app.client.errors import ConnectionRefused, KeyRefused, ServerError, ServerSilent
 
 OPEN_TIMEOUT_S = 10.0
@@ -31,6 +31,8 @@ class Target:
         path = parts.path.removesuffix(DEFAULT_PATH).rstrip("/")
         self.web_url = f"{parts.scheme.replace('ws', 'http')}://{parts.netloc}{path}"
         """What paths come behind, as in `http://127.0.0.1:8000`."""
+        self.name = shown(self.web_url)
+        """What messages call it."""
         self.api_key = api_key
         self.headers = dict(headers)
         self._query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -84,7 +86,7 @@ class Target:
         status = answer.status_code
         if status == httpx.codes.UNAUTHORIZED:
             asked = "another API key" if self.has_key else "an API key"
-            raise KeyRefused(f"{self.web_url}: the server asks for {asked} (HTTP 401)")
+            raise KeyRefused(f"{self.name}: the server asks for {asked} (HTTP 401)")
         is_busy = status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
         message = f"expected HTTP 200, got {status} and {answer.text[:SHOWN_CHARACTERS]!r}"
         raise ServerError("at_capacity" if is_busy else f"http_{status}", message)
@@ -95,9 +97,9 @@ class Target:
         try:
             yield
         except httpx.TimeoutException:
-            raise ServerSilent(f"{self.web_url}{path}: no answer within {ANSWER_TIMEOUT_S:g} s") from None
+            raise ServerSilent(f"{self.name}{path}: no answer within {ANSWER_TIMEOUT_S:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ConnectionRefused(f"{self.web_url}{path}: no connection ({error})") from None
+            raise ConnectionRefused(f"{self.name}{path}: no connection ({error})") from None
 
     def _client(self, **options: Any) -> httpx.AsyncClient:
         return httpx.AsyncClient(

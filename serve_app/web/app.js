@@ -49,11 +49,20 @@ function showLevel(level) {
   element("level").ariaValueNow = Math.round(100 * level);
 }
 
+// The server's reasons for not taking us in yet.
+const WHY_NOT_YET = {
+  not_ready: "The service is not ready yet.",
+  restarting: "The service is being restarted.",
+  at_capacity: "All places are taken.",
+  too_many_sessions: "Your key is already in use in as many places as it may be. Stop one of them, or wait.",
+  too_many_connections: "There are too many connections from your network already. Close one of them, or wait.",
+};
+
 // What the stream's states mean to somebody who speaks, or waits for a file.
 function stateText(name, detail, isFile) {
   switch (name) {
     case "connecting":
-      return detail ? "The service is not ready yet. Trying again…" : "Connecting…";
+      return detail ? `${WHY_NOT_YET[detail.code] ?? "The service does not answer."} Trying again…` : "Connecting…";
     case "waiting":
       return `All places are taken. You are number ${detail} in line; nothing you say is lost.`;
     case "reconnecting":
@@ -177,8 +186,9 @@ async function transcribeFile(file) {
   let at = 0;
   let stopped = false;
   const feed = async (stream) => {
-    for (; at < samples.length && !stopped; at += FILE_PIECE) {
+    for (; at < samples.length; at += FILE_PIECE) {
       await stream.room();
+      if (stopped) return;
       stream.send(samples.subarray(at, at + FILE_PIECE));
     }
     stream.end();

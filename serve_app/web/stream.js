@@ -17,9 +17,10 @@ const PASSING = ["restarting", "not_ready", "at_capacity", "too_many_sessions", 
 const LOST = ["unknown_session", "session_too_long", "engine_lost", "step_failed", "internal_error"];
 
 class Broken extends Error {
-  constructor(message, retryAfterS = 0) {
+  constructor(message, retryAfterS = 0, code = null) {
     super(message);
     this.retryAfterS = retryAfterS;
+    this.code = code; // the server's, where it has said why
   }
 }
 
@@ -30,7 +31,9 @@ export class Stream {
   #closed = false;
   #handlers;
   #socket = null; // only while it is live
-  #opening = null;
+  #hangUp = null; // ends the connection that is being opened or live
+  #leave; // ends `run`
+  #left = new Promise((resolve) => (this.#leave = resolve));
   #wasLive = false;
   #token = null;
   #lastSeq = 0;
@@ -39,9 +42,9 @@ export class Stream {
   #lastReady = 0;
 
   // `rate` is that of the samples to come; a file (`keepsAll`) can be sent again from its beginning.
-  // Handlers: askForKey(wasWrong); state(name, detail), its names being connecting and reconnecting (detail: why it has
-  // not worked yet), waiting (detail: place in line), live, migrating, parked; event(message) with the server's
-  // messages, and {type: "begun"} where a session begins and text without a word is void.
+  // Handlers: askForKey(wasWrong); state(name, detail), its names being connecting and reconnecting (detail: the error
+  // that is why it has not worked yet), waiting (detail: place in line), live, migrating, parked; event(message) with
+  // the server's messages, and {type: "begun"} where a session begins and text without a word is void.
   constructor({ rate, keepsAll = false, handlers }) {
     this.#rate = rate;
     this.#sent = new SendBuffer(keepsAll ? Infinity : KEEP_S * rate);
@@ -58,9 +61,11 @@ export class Stream {
     this.#socket?.send('{"type": "end"}');
   }
 
+  // Ends `run` at once: a farewell would wait behind all audio that is on its way.
   close() {
     this.#closed = true;
-    this.#opening?.close();
+    this.#hangUp?.();
+    this.#leave();
   }
 
   // Resolves when there is room for more. Only a file needs it: a microphone does not wait.
@@ -69,13 +74,18 @@ export class Stream {
   }
 
   // Resolves with `done`, or when the stream is closed; rejects where the service cannot go on.
-  async run() {
+  run() {
+    return Promise.race([this.#left, this.#goOn()]);
+  }
+
+  async #goOn() {
     this.#lastReady = performance.now();
     this.#handlers.state("connecting");
     for (let waitS = FIRST_RETRY_S; !this.#closed; waitS = Math.min(2 * waitS, LONGEST_RETRY_S)) {
       const seen = this.#lastSeq;
       try {
         const { query, service } = await requestAccess(this.#handlers.askForKey);
+        if (this.#closed) return;
         return await this.#converse(streamAddress({ ...query, ...this.#wishes(service) }));
       } catch (error) {
         if (this.#closed) return;
@@ -84,7 +94,7 @@ export class Stream {
         if (performance.now() - this.#lastReady > GIVE_UP_S * 1000) {
           throw new ServerError(`The service is not available: ${error.message}.`);
         }
-        this.#handlers.state(this.#wasLive ? "reconnecting" : "connecting", error.message);
+        this.#handlers.state(this.#wasLive ? "reconnecting" : "connecting", error);
         await sleep(Math.max(waitS, error.retryAfterS ?? 0));
       }
     }
@@ -100,15 +110,15 @@ export class Stream {
   #converse(url) {
     return new Promise((resolve, reject) => {
       const socket = new WebSocket(url);
-      this.#opening = socket;
       let watchdog;
       const finish = (settle, value) => {
         clearTimeout(watchdog);
         socket.onmessage = socket.onclose = null;
         socket.close();
-        this.#socket = this.#opening = null;
+        this.#socket = this.#hangUp = null;
         settle(value);
       };
+      this.#hangUp = () => finish(resolve);
       const watch = () => {
         clearTimeout(watchdog);
         watchdog = setTimeout(() => finish(reject, new Broken("the service fell silent")), SILENCE_S * 1000);
@@ -164,7 +174,7 @@ export class Stream {
 
   #failure({ code, message, retry_after_s }) {
     if (LOST.includes(code)) this.#token = null;
-    if (LOST.includes(code) || PASSING.includes(code)) return new Broken(message, retry_after_s);
+    if (LOST.includes(code) || PASSING.includes(code)) return new Broken(message, retry_after_s, code);
     return new ServerError(message);
   }
 }

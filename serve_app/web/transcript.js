@@ -1,8 +1,6 @@
 // What was said: finished words in turns, and the text that the model is not done with yet.
 
-const LONGEST_CUE_S = 6;
-const LONGEST_CUE_CHARACTERS = 80;
-const LONGEST_GAP_S = 1.5;
+import { subRip } from "./subtitles.js";
 
 export class Transcript {
   turns = []; // of words {text, start, end}
@@ -50,39 +48,8 @@ export class Transcript {
   }
 
   toSubtitles() {
-    const cues = this.turns.flatMap(cuesOf);
-    return cues
-      .map((words, at) => {
-        const text = words.map((word) => word.text).join(" ");
-        return `${at + 1}\n${subtitleTime(words[0].start)} --> ${subtitleTime(words.at(-1).end)}\n${text}\n`;
-      })
-      .join("\n");
+    return subRip(this.turns);
   }
 }
 
-function cuesOf(words) {
-  const cues = [];
-  let characters = 0;
-  for (const word of words) {
-    const cue = cues.at(-1);
-    const fits =
-      cue &&
-      word.end - cue[0].start <= LONGEST_CUE_S &&
-      word.start - cue.at(-1).end <= LONGEST_GAP_S &&
-      characters + word.text.length < LONGEST_CUE_CHARACTERS;
-    if (fits) cue.push(word);
-    else cues.push([word]);
-    characters = (fits ? characters : 0) + word.text.length + 1;
-  }
-  return cues;
-}
-
-const two = (number) => String(number).padStart(2, "0");
-
-function subtitleTime(seconds) {
-  const milliseconds = Math.round(1000 * seconds);
-  const s = Math.floor(milliseconds / 1000);
-  return `${two(Math.floor(s / 3600))}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)},${String(milliseconds % 1000).padStart(3, "0")}`;
-}
-
-export const clockTime = (seconds) => `${Math.floor(seconds / 60)}:${two(Math.floor(seconds % 60))}`;
+export const clockTime = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-import secrets
+import re
 import signal
 import subprocess
 import sys
@@ -35,24 +35,20 @@ class RunningService:
         self.log = log
         self.base = f"http://127.0.0.1:{self.port}"
         self.url = f"ws://127.0.0.1:{self.port}/v1/stream"
-        self.ray_token = secrets.token_hex(32)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [STT, "serve", "--config", str(config), "--port", str(self.port)],
                 stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self._ray_access},
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
 
     @property
-    def _ray_access(self) -> dict[str, str]:
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.ray_token}
-
-    @property
     def ray_environment(self) -> dict[str, str]:
-        """What a program needs in its environment to use this service's Ray, and no other one on this machine."""
-        (command,) = [process.cmdline() for process in self.processes("raylet/raylet ")]
-        (address,) = [part.removeprefix("--gcs-address=") for part in command if part.startswith("--gcs-address=")]
-        return {**self._ray_access, "RAY_ADDRESS": address}
+        """What a program gets into its environment by what the service prints for that."""
+        printed = re.search(r"Ray programs on this machine join with: (\. \S+)", self.log.read_text())
+        assert printed
+        shell = subprocess.run(["sh", "-c", f"{printed[1]}; env -0"], capture_output=True, text=True, check=True)
+        return dict(line.split("=", 1) for line in shell.stdout.split("\0") if line.startswith("RAY_"))
 
     def wait_until_ready(self, engines: int = ENGINES) -> None:
         deadline = time.monotonic() + START_SECONDS

@@ -103,7 +103,7 @@ async def test_words_by_handle_two_at_once(service, clip):
     body = """
     async def one(audio, **query):
         return [event async for event in on_ray.transcribe(
-            handle, audio, format="s16", words=True, wait_s=30, **query
+            handle, audio, format="s16", words=True, pauses=True, wait_s=30, **query
         )]
 
 
@@ -113,6 +113,7 @@ async def test_words_by_handle_two_at_once(service, clip):
         for events in await asyncio.gather(one(paced(0.02, pcm())), one([stereo], channels=2, sample_rate=24_000)):
             ready, *rest, done = [event for event in events if not isinstance(event, client.Status)]
             assert isinstance(ready, client.Ready) and isinstance(done, client.Done), events
+            assert sum(isinstance(event, client.Pauses) for event in rest) >= done.audio_seconds // 0.08, rest
             assert abs(done.audio_seconds - len(samples) / 24_000) < 0.1, done
             print(*(event.text for event in rest if isinstance(event, client.Word)))
 
