@@ -241,8 +241,8 @@ class _Connection:
         finally:
             for task in tasks:
                 task.cancel()
+            self._read_ahead.close()  # before anything that a second cancellation may interrupt
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._read_ahead.close()
 
     async def _wait_in_line(self, session: Session, wait_s: float) -> None:
         async with aclosing(self._admission.enter(session.open, wait_s)) as places:

@@ -1,8 +1,8 @@
 """Audio files through a session of their own, for clients that send nothing else."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -47,15 +47,14 @@ async def recognise(
     """
     seat = host.registry.new(credential, dialect)
     outcome = LEFT  # nobody can come back to it, so the vault is not told of it either
-    feeding: asyncio.Task[None] | None = None
     try:
         with session_context(seat.session.id):
             async for _ in host.admission.enter(seat.session.open, wait_s):
                 pass
             on_audio(0.0)
-            feeding = asyncio.create_task(_feed(seat.session, audio, on_audio))
-            async for _, event in seat.session.events():
-                yield event
+            async with _feeding(seat.session, audio, on_audio):
+                async for _, event in seat.session.events():
+                    yield event
             outcome = "done"
     except SpeechError as error:
         outcome = error.code
@@ -67,10 +66,22 @@ async def recognise(
             task.uncancel()
         raise ServiceRestarting("this part of the service is being stopped: send the audio again") from None
     finally:
-        if feeding:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
+        # With nothing in front of it that may be interrupted: a client that leaves cancels this twice, once through
+        # `while_client_stays`, and once more through Serve, which cancels the request's task at any moment after.
         await host.registry.release(seat, outcome)
+
+
+@asynccontextmanager
+async def _feeding(
+    session: Session, audio: AsyncGenerator[NDArray[np.float32]], on_audio: Callable[[float], None]
+) -> AsyncIterator[None]:
+    """Feed the session for the length of the block."""
+    feeding = asyncio.create_task(_feed(session, audio, on_audio))
+    try:
+        yield
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
 
 
 async def _feed(
