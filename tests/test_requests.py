@@ -1,10 +1,15 @@
-"""Clients of plain HTTP that do not wait for their answer."""
+"""Clients of plain HTTP that do not wait for their answer, or come all at once."""
 
 import asyncio
+import io
+import threading
 
 import numpy as np
 import pytest
 
+from serve_app.errors import AtCapacity
+from serve_app.protocols.conversation import MEASURED_AT_ONCE
+from serve_app.protocols.upload import measure
 from tests.audio_signals import encoded
 from tests.support import serving
 
@@ -29,6 +34,31 @@ async def test_nothing_stays_held_whenever_serve_cancels_as_well(engines, path, 
             await _leave(app, path, content_type, body, turns, engines)
             await service.wait_until_empty()
         assert service.outcomes("left") == 40
+
+
+async def test_few_uploads_are_measured_at_a_time_and_who_leaves_is_no_longer_in_the_way(engines):
+    async with serving(engines) as service:
+        works = [asyncio.create_task(measure(io.BytesIO(UPLOAD), service.ingress.host)) for _ in range(8)]
+        most = 0
+        while not works[-1].done():
+            most = max(most, sum(thread.name.startswith("items") for thread in threading.enumerate()))
+            works[3].cancel()  # which waits
+            await asyncio.sleep(0.001)
+        lengths = await asyncio.gather(*works, return_exceptions=True)
+        assert isinstance(lengths.pop(3), asyncio.CancelledError)
+        assert lengths == [120.0] * 7
+        assert 0 < most <= MEASURED_AT_ONCE + 1  # a thread may still be on its way out
+
+
+async def test_one_that_waits_too_long_to_be_measured_hears_of_it(engines):
+    async with serving(engines, ingress={"max_wait_seconds": 0.2}) as service:
+        host = service.ingress.host
+        for _ in range(MEASURED_AT_ONCE):
+            await host.measuring.acquire()
+        with pytest.raises(AtCapacity, match=r"kept this one waiting for 0\.2 s"):
+            await measure(io.BytesIO(UPLOAD), host)
+        host.measuring.release()
+        assert await measure(io.BytesIO(UPLOAD), host) == 120.0
 
 
 async def _leave(app, path, content_type, body, turns, engines) -> None:

@@ -53,6 +53,9 @@ END_OF_STREAM = "EOS"
 SHOWN_CHARACTERS = 80
 """How much of a wrong message an error repeats."""
 
+MEASURED_AT_ONCE = 2
+"""Uploads that are decoded before they have a slot, to see whether they may have one; the next ones wait in turn."""
+
 UNUSABLE = (InvalidMessage, InvalidAudio, MessageTooLarge, AudioTooLong)
 """Errors that are about what a client sent."""
 
@@ -126,6 +129,7 @@ class Host:
     settings: IngressSettings
     metrics: IngressMetrics
     read_ahead: ReadAhead = field(default_factory=ReadAhead)
+    measuring: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MEASURED_AT_ONCE))
 
     def count_unusable(self, dialect: str, error: SpeechError) -> None:
         """Count an error that is about what the client sent, and no other."""

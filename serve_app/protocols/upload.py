@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from serve_app.audio.threads import in_thread
 from serve_app.audio.upload import decode_upload
-from serve_app.errors import ServiceRestarting, SpeechError
+from serve_app.errors import AtCapacity, ServiceRestarting, SpeechError
 from serve_app.protocols.conversation import Host
 from serve_app.session.core import Event
 from serve_app.session.registry import LEFT
@@ -21,11 +21,24 @@ from serve_app.telemetry import get_logger, session_context
 _log = get_logger(__name__)
 
 
-async def measure(file: BinaryIO, max_seconds: float) -> float:
-    """Seconds of audio in a file: its errors come to light before a slot is taken. Raises what `decode_upload` does."""
-    samples = 0
-    async for block in in_thread(decode_upload(file, max_seconds)):
-        samples += len(block)
+async def measure(file: BinaryIO, host: Host) -> float:
+    """Seconds of audio in a file: its errors come to light before a slot is taken.
+
+    Waits for its turn, for a small file may hold hours. Raises what `decode_upload` does, and AtCapacity.
+    """
+    longest_s = host.settings.max_wait_seconds
+    try:
+        async with asyncio.timeout(longest_s):
+            await host.measuring.acquire()
+    except TimeoutError:
+        raise AtCapacity(f"other uploads have kept this one waiting for {longest_s:g} s") from None
+    try:
+        samples = 0
+        async with aclosing(in_thread(decode_upload(file, host.settings.max_upload_seconds))) as blocks:
+            async for block in blocks:
+                samples += len(block)
+    finally:
+        host.measuring.release()
     file.seek(0)
     return samples / SAMPLE_RATE_HZ
 
