@@ -260,8 +260,8 @@ class _Connection:
             await asyncio.wait([coming])
             self._next = None
             message = coming.result()
+            self._early.append(message)  # also that it has left: the slot may come in the same moment
             _raise_if_disconnected(message)
-            self._early.append(message)
             self._read_ahead.add(len(message.get("bytes") or message.get("text") or ""))
         await asyncio.Event().wait()
 
