@@ -352,7 +352,7 @@ class IngressSettings(_Group):
     """Time between keep-alive pings on an idle connection."""
 
     max_message_bytes: int = Field(default=16 * MEBIBYTE, ge=1024, le=16 * MEBIBYTE)
-    """Largest message a client may send; Serve's proxy itself stops at 16 MiB."""
+    """Largest message a client may send; Serve's Python proxy itself stops at 16 MiB."""
 
     max_upload_megabytes: int = Field(default=256, ge=1)
     """Largest audio file (MiB, with the form around it) that may be uploaded."""

@@ -107,5 +107,11 @@ def opus_headers(**head: int) -> bytes:
     return ogg_page([opus_head(**head)], flags=2) + ogg_page([b"OpusTags" + bytes(8)], number=1)
 
 
+def opus_bomb(seconds: int) -> bytes:
+    """So much silence in packets of two bytes for 120 ms each: 26 bytes for a second."""
+    packets, numbers = [b"\xfb\x06"] * 125, range(2, 2 + seconds // 15)
+    return opus_headers() + b"".join(ogg_page(packets, number=number) for number in numbers)
+
+
 def cut(data: bytes, size: int) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]

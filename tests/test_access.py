@@ -91,6 +91,8 @@ async def test_without_a_key_only_health_is_told(service):
         for path in ("/", "/status", "/metrics", "/nowhere", "//health", "/health/../status", "/v1/tokens"):
             answer = await stranger.get(path)
             assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="stt"'), path
+            error = answer.json()["error"]
+            assert (error["type"], error["param"], error["code"]) == ("authentication_error", None, "invalid_key")
             assert answer.json()["error"]["message"] == "expected an API key, got none"
         for path, status in {"/": 200, "/status": 200, "/metrics": 200, "/nowhere": 404}.items():
             assert (await friend.get(path)).status_code == status
@@ -124,6 +126,7 @@ async def test_a_token_lets_a_browser_in(service):
         assert (await browser.get("/status", params={"token": token})).status_code == 200
         more = await browser.post("/v1/tokens", params={"token": token})
         assert (more.status_code, more.json()["error"]["code"]) == (403, "forbidden")
+        assert more.json()["error"]["type"] == "permission_error"
         assert more.headers["WWW-Authenticate"]
         for wrong in ("0", "61", "-1", "1e1", "", "²", "9" * 5_000):
             answer = await backend.post("/v1/tokens", params={"expires_in_seconds": wrong})

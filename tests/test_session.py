@@ -187,7 +187,7 @@ async def test_calls_in_the_wrong_order_are_refused(engines, clip):
     await session.end()
     await session.end()
     for call in (session.feed(clip.samples), session.flush()):
-        with pytest.raises(InvalidMessage, match="live, this one is ending"):
+        with pytest.raises(InvalidMessage, match="expected nothing after the end of the audio"):
             await call
     await session.close()
     with pytest.raises(InvalidMessage, match="this one is over"):

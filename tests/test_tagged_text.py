@@ -70,7 +70,7 @@ async def test_status_is_200_and_tells_more(service):
         (["hello"], 1003, "invalid_message: expected binary Ogg/Opus, got the text 'hello'"),
         ([bytes(100)], 1007, "invalid_audio: expected"),
         ([b"OggS" + bytes(60)], 1007, "invalid_audio: expected"),
-        ([opus(chord(24_000)), "EOS", opus(chord(24_000))], 1003, "invalid_message: expected a session that is live"),
+        ([opus(chord(24_000)), "EOS", opus(chord(24_000))], 1003, "invalid_message: expected nothing after the end"),
     ],
 )
 async def test_an_error_is_the_close_frames_code_and_reason(service, messages, close_code, reason):

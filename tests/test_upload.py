@@ -73,7 +73,7 @@ def test_file_objects_and_bytes_are_the_same(name):
 # ---------------------------------------------------------------------- limits
 
 
-@pytest.mark.parametrize(("container", "codec"), [("wav", "pcm_s16le"), ("flac", "flac"), ("mp3", "libmp3lame")])
+@pytest.mark.parametrize(("container", "codec"), [("wav", "pcm_s16le"), ("ogg", "flac"), ("mp3", "libmp3lame")])
 def test_the_limit_is_named_as_soon_as_it_is_passed(container, codec):
     file = encoded(chord(24_000, 10.0), 24_000, container, codec)
     taken = 0
@@ -84,16 +84,27 @@ def test_the_limit_is_named_as_soon_as_it_is_passed(container, codec):
     assert len(decoded(file, 10.1)) >= 240_000
 
 
-def test_exactly_the_limit_is_no_more_than_it():
-    assert len(decoded(encoded(chord(24_000, 2.0), 24_000, "wav", "pcm_s16le"), 2.0)) == 48_000
+@pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("ipod", "aac"), ("mp4", "aac")])
+def test_where_the_header_tells_the_limit_is_passed_before_anything_is_decoded(container, codec):
+    file = encoded(chord(24_000, 10.0), 24_000, container, codec)
+    with pytest.raises(AudioTooLong, match=r"^expected at most 4.5 s of audio, got 10 s$"):
+        next(decode_upload(file, 4.5))
+    assert len(decoded(file, 10.1)) >= 240_000
+
+
+@pytest.mark.parametrize(("container", "codec"), [("wav", "pcm_s16le"), ("flac", "flac")])
+def test_exactly_the_limit_is_no_more_than_it(container, codec):
+    assert len(decoded(encoded(chord(24_000, 2.0), 24_000, container, codec), 2.0)) == 48_000
 
 
 @pytest.fixture(scope="module")
 def hours_of_silence() -> bytes:
-    """Three hours in a small file."""
-    file = encoded(np.zeros(8_000 * 3_600 * 3, np.float32), 8_000, "flac", "flac")
+    """Three hours in a small file, whose header does not tell."""
+    file = bytearray(encoded(np.zeros(8_000 * 3_600 * 3, np.float32), 8_000, "flac", "flac"))
     assert len(file) < 2_100_000  # 207 MB as 16-bit PCM
-    return file
+    file[21] &= 0xF0
+    file[22:26] = bytes(4)  # the number of samples, of 36 bits
+    return bytes(file)
 
 
 def test_hours_of_silence_in_a_tiny_file_are_stopped_at_the_limit(hours_of_silence):

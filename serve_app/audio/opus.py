@@ -1,5 +1,7 @@
 """Opus in Ogg (RFC 7845), decoded while it comes."""
 
+from collections.abc import Iterator
+
 import av
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +13,9 @@ from serve_app.errors import InvalidAudio
 OPUS_RATE_HZ = 48_000
 """The rate that Opus always decodes to."""
 
-MAX_SECONDS_PER_FEED = 300
-"""Most audio that one piece of bytes may become. Packets of two bytes can stand for 120 ms each; 8 KiB of silence with
-discontinuous transmission are at most about this long, and a message of 16 MiB must not become gigabytes of samples."""
+BLOCK_SECONDS = 1.0
+"""Decoded audio that is handed out at once, a packet more or less. Packets of two bytes can stand for 120 ms each, so
+8 KiB of them are minutes of audio, which must neither hold up the event loop nor fill the memory."""
 
 MAX_PACKET_BYTES = 65_536
 """Longer than any Opus packet can be."""
@@ -45,24 +47,21 @@ class OpusDecoder:
 
     is_raw = False
 
-    def feed(self, data: bytes | bytearray | memoryview) -> NDArray[np.float32]:
-        """Take bytes; return the samples of the pages that are complete now, float32 [n] at 24 kHz.
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[NDArray[np.float32]]:
+        """Take bytes; yield the samples of the pages that are complete now, float32 [n] at 24 kHz, as they are decoded.
 
-        Raises InvalidAudio for damaged pages and packets, for anything but mono or stereo Opus, and for more than
-        `MAX_SECONDS_PER_FEED` in one piece.
+        Raises InvalidAudio for damaged pages and packets, and for anything but mono or stereo Opus.
         """
         parts: list[NDArray[np.float32]] = []
-        room = MAX_SECONDS_PER_FEED * OPUS_RATE_HZ
+        waiting = 0
         for page in self._pages.feed(data):
-            samples = self._decode(page)
-            room -= len(samples)
-            if room < 0:
-                raise InvalidAudio(
-                    f"expected at most {MAX_SECONDS_PER_FEED} s of Opus in {len(data)} bytes, got more: send it in "
-                    "smaller pieces"
-                )
-            parts.append(self._resampler.push(samples))
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+            for samples in self._decode(page):
+                parts.append(samples)
+                waiting += len(samples)
+                if waiting >= BLOCK_SECONDS * OPUS_RATE_HZ:
+                    yield self._resampler.push(np.concatenate(parts))
+                    parts, waiting = [], 0
+        yield self._resampler.push(np.concatenate([np.zeros(0, dtype=np.float32), *parts]))
 
     def finish(self) -> NDArray[np.float32]:
         """Say that no more bytes come; the rest, float32 [n] at 24 kHz. Raises InvalidAudio if a page is incomplete."""
@@ -70,22 +69,23 @@ class OpusDecoder:
             raise InvalidAudio(f"expected whole Ogg pages, got {waiting} bytes of one that is not complete")
         return self._resampler.finish()
 
-    def _decode(self, page: Page) -> NDArray[np.float32]:
-        """The page's samples, float32 [n] at 48 kHz, mono."""
+    def _decode(self, page: Page) -> Iterator[NDArray[np.float32]]:
+        """The samples of the page's packets, float32 [n] at 48 kHz, mono, each."""
         if page.is_first:
             self._begin(page)
         elif self._codec is None:
             raise InvalidAudio("expected an Ogg/Opus stream from its beginning (an OpusHead page), got a later page")
         elif page.serial != self._serial:
             raise InvalidAudio(f"expected one Opus stream, got pages of another one (serial number {page.serial})")
-        samples = [self._decode_packet(packet) for packet in self._whole_packets(page)]
-        mono = np.concatenate(samples) if samples else np.zeros(0, dtype=np.float32)
-        if page.is_last and page.granule >= 0:
-            # The last page says where the audio ends, which may be before its last packet does.
-            mono = mono[: max(0, page.granule - self._last_granule)]
+        # The last page says where the audio ends, which may be before its last packet does.
+        left = max(0, page.granule - self._last_granule) if page.is_last and page.granule >= 0 else None
         if page.granule > 0:
             self._last_granule = page.granule
-        return mono
+        for packet in self._whole_packets(page):
+            samples = self._decode_packet(packet)[:left]
+            if left is not None:
+                left -= len(samples)
+            yield samples
 
     def _begin(self, page: Page) -> None:
         head = page.segments[0] if page.segments else b""

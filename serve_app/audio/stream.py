@@ -14,7 +14,7 @@ from serve_app.audio.pace import PaceCheck
 from serve_app.audio.pcm import PcmDecoder
 
 PIECE_BYTES = 8_192
-"""Decoders are fed at most this much at once, so that what comes out at once is bounded as well."""
+"""Decoders are fed at most this much at once, so that what comes out of raw bytes at once is bounded as well."""
 
 BUSY_SECONDS = 0.1
 """A message that takes us longer than this was held up by us, so its sender's pace says nothing."""
@@ -27,8 +27,11 @@ class Decoder(Protocol):
     def is_raw(self) -> bool:
         """So many bytes are so many seconds."""
 
-    def feed(self, data: bytes | bytearray | memoryview) -> NDArray[np.float32]:
-        """Take bytes; return the samples that are ready, float32 [n] at 24 kHz, mono. Raises InvalidAudio."""
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[NDArray[np.float32]]:
+        """Take bytes; yield the samples that are ready, float32 [n] at 24 kHz, mono, in bounded blocks; n may be 0.
+
+        Nothing is decoded ahead. Raises InvalidAudio.
+        """
 
     def finish(self) -> NDArray[np.float32]:
         """Say that no more bytes come; the rest, float32 [n]. Raises InvalidAudio where the end is cut off."""
@@ -49,16 +52,15 @@ class AudioStream:
         self._clock = clock
 
     def feed(self, message: bytes | bytearray | memoryview) -> Iterator[NDArray[np.float32]]:
-        """Take a message of any size; yield its samples in bounded blocks, float32 [n] at 24 kHz, mono.
+        """Take a message of any size; yield its samples in bounded blocks, float32 [n] at 24 kHz, mono; n may be 0.
 
-        The caller may take its time with each block. Raises InvalidAudio, saying what the audio looks like.
+        Nothing is decoded ahead: the caller may take its time with each block, and should give others a turn between
+        two of them. Raises InvalidAudio, saying what the audio looks like.
         """
         came_at = self._clock()
         view = memoryview(message)
         for start in range(0, len(view), PIECE_BYTES):
-            samples = self._decoder.feed(view[start : start + PIECE_BYTES])
-            if len(samples):
-                yield samples
+            yield from self._decoder.feed(view[start : start + PIECE_BYTES])
         if not self._decoder.is_raw:
             return
         self._pace.check(len(message), came_at)
@@ -76,21 +78,24 @@ class _RecognisingDecoder:
     def __init__(self, audio_format: AudioFormat) -> None:
         self._format = audio_format
         self._head = b""
-        self._decoder: Decoder | None = None
+        self._decoder: OpusDecoder | PcmDecoder | None = None
 
     @property
     def is_raw(self) -> bool:
         """It has not turned out to be Ogg/Opus."""
         return self._decoder is None or self._decoder.is_raw
 
-    def feed(self, data: bytes | bytearray | memoryview) -> NDArray[np.float32]:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[NDArray[np.float32]]:
         if self._decoder is None:
             self._head += data
             if PAGE_START.startswith(self._head):
-                return np.zeros(0, dtype=np.float32)  # could still be both
+                return  # could still be both
             data, self._head = self._head, b""
             self._decoder = OpusDecoder() if data.startswith(PAGE_START) else PcmDecoder(self._format)
-        return self._decoder.feed(data)
+        if isinstance(self._decoder, OpusDecoder):
+            yield from self._decoder.feed(data)
+        else:
+            yield self._decoder.feed(data)
 
     def finish(self) -> NDArray[np.float32]:
         if self._decoder is None:

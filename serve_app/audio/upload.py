@@ -9,7 +9,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.audio.containers import HEAD_BYTES, SUPPORTED, WAV, Container, recognise
+from serve_app.audio.containers import FLAC, HEAD_BYTES, MP4, SUPPORTED, WAV, Container, recognise
 from serve_app.audio.downmix import downmix
 from serve_app.audio.resampler import Resampler
 from serve_app.audio.wav_header import is_length_wrong
@@ -21,6 +21,12 @@ BLOCK_SAMPLES = SAMPLE_RATE_HZ
 
 SAMPLE_RATES_HZ = (1_000, 768_000)
 """Rates that files may have. What is beyond is a header that lies."""
+
+TELLING = (FLAC, MP4)
+"""Kinds of files whose header tells how long they are. Others guess, or are as large as they are long."""
+
+LENIENCE_SECONDS = 1.0
+"""What a header may count besides the audio: what an encoder puts around it."""
 
 MAX_CHANNELS = 32
 MAX_BAD_PACKETS = 1_000
@@ -36,7 +42,7 @@ def decode_upload(file: bytes | BinaryIO, max_seconds: float) -> Iterator[NDArra
     thread.
 
     Raises InvalidAudio for what is no audio file, does not decode at all or holds NaN, infinite or absurd samples, and
-    AudioTooLong as soon as `max_seconds` are passed.
+    AudioTooLong as soon as `max_seconds` are passed, or at once where the header says so.
     """
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     container = recognise_file(source.read(HEAD_BYTES))
@@ -65,7 +71,7 @@ def decode_container(
     """What `decode_upload` does, for a file of a known kind in blocks of any size; `options` are for its demuxer."""
     left = max_seconds * SAMPLE_RATE_HZ  # may be infinite
     block = _Block(block_samples)
-    for samples in _checked(_resampled(_decoded(source, container, options))):
+    for samples in _checked(_resampled(_decoded(source, container, max_seconds, options))):
         left -= len(samples)
         if left < 0:
             raise AudioTooLong(f"expected at most {max_seconds:g} s of audio, got more")
@@ -108,7 +114,7 @@ class _Block:
 
 
 def _decoded(
-    source: Readable, container: Container, options: Mapping[str, str]
+    source: Readable, container: Container, max_seconds: float, options: Mapping[str, str]
 ) -> Iterator[tuple[NDArray[np.float32], int]]:
     """Pieces of mono, float32 [n], each with its sample rate."""
     try:
@@ -121,6 +127,10 @@ def _decoded(
                 raise TypeError(f"expected an audio track, got {type(track)}")
             if track.codec_context is None:
                 raise InvalidAudio(f"expected samples of a usual kind, got {container.name} with something else in it")
+            if container in TELLING and track.duration and track.time_base:
+                seconds = float(track.duration * track.time_base)
+                if seconds > max_seconds + LENIENCE_SECONDS:
+                    raise AudioTooLong(f"expected at most {max_seconds:g} s of audio, got {seconds:.0f} s")
             track.codec_context.thread_count = 1
             to_float = av.AudioResampler(format="flt")
             for frame in _frames(file, track):

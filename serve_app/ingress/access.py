@@ -16,6 +16,7 @@ from serve_app.errors import Forbidden, InvalidKey, InvalidMessage, SpeechError,
 from serve_app.ingress.credentials import take_credentials
 from serve_app.ingress.key_ring import KeyRing
 from serve_app.ingress.origins import check_origin
+from serve_app.protocols.openai.errors import error_response
 from serve_app.settings import MOST_SLOTS, ApiKey, Settings
 from serve_app.telemetry import IngressMetrics, get_logger
 
@@ -154,9 +155,9 @@ class AccessControl:
 
 
 def refusal(error: SpeechError) -> Response:
-    """The error as HTTP tells it."""
-    headers = {"Retry-After": f"{error.retry_after_s:.0f}"} if error.retry_after_s is not None else {}
+    """The error as HTTP tells it, in OpenAI's form wherever it is met."""
+    response = error_response(error)
     if isinstance(error, InvalidKey | Forbidden):
-        headers["WWW-Authenticate"] = 'Bearer realm="stt"'  # for the latter: a 403 that is about access, not the path
-    body = {"error": {"code": error.code, "message": error.message, "type": "invalid_request_error"}}
-    return JSONResponse(body, error.http_status, headers=headers)
+        # For the latter: a 403 that is about access, not the path.
+        response.headers["WWW-Authenticate"] = 'Bearer realm="stt"'
+    return response

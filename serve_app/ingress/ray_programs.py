@@ -54,9 +54,11 @@ async def converse_over_queue(endpoint: Endpoint, audio: Queue, query: Mapping[s
                 yield message
     finally:
         program.leave()
-        await asyncio.wait([conversation], timeout=LEAVE_SECONDS)
-        conversation.cancel()
-        await asyncio.gather(conversation, return_exceptions=True)
+        try:
+            await asyncio.wait([conversation], timeout=LEAVE_SECONDS)
+        finally:  # also if this is cancelled once more
+            conversation.cancel()
+            await asyncio.gather(conversation, return_exceptions=True)
 
 
 class _Program:

@@ -53,6 +53,9 @@ END_OF_STREAM = "EOS"
 SHOWN_CHARACTERS = 80
 """How much of a wrong message an error repeats."""
 
+MEASURED_AT_ONCE = 2
+"""Uploads that are decoded before they have a slot, to see whether they may have one; the next ones wait in turn."""
+
 UNUSABLE = (InvalidMessage, InvalidAudio, MessageTooLarge, AudioTooLong)
 """Errors that are about what a client sent."""
 
@@ -126,6 +129,7 @@ class Host:
     settings: IngressSettings
     metrics: IngressMetrics
     read_ahead: ReadAhead = field(default_factory=ReadAhead)
+    measuring: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MEASURED_AT_ONCE))
 
     def count_unusable(self, dialect: str, error: SpeechError) -> None:
         """Count an error that is about what the client sent, and no other."""
@@ -241,8 +245,8 @@ class _Connection:
         finally:
             for task in tasks:
                 task.cancel()
+            self._read_ahead.close()  # before anything that a second cancellation may interrupt
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._read_ahead.close()
 
     async def _wait_in_line(self, session: Session, wait_s: float) -> None:
         async with aclosing(self._admission.enter(session.open, wait_s)) as places:
@@ -256,8 +260,8 @@ class _Connection:
             await asyncio.wait([coming])
             self._next = None
             message = coming.result()
+            self._early.append(message)  # also that it has left: the slot may come in the same moment
             _raise_if_disconnected(message)
-            self._early.append(message)
             self._read_ahead.add(len(message.get("bytes") or message.get("text") or ""))
         await asyncio.Event().wait()
 

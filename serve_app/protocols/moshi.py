@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from serve_app.audio.formats import OPUS, AudioFormat
 from serve_app.audio.stream import AudioStream
 from serve_app.errors import AtCapacity, InvalidMessage, SpeechError
+from serve_app.protocols import audio_in
 from serve_app.protocols.conversation import SHOWN_CHARACTERS, Dialect, Message, Wishes
 from serve_app.protocols.moshi_messages import Audio, Init, Marker, OggOpus, decode, encode
 from serve_app.session.core import Event, Frame, Marked
@@ -70,11 +71,9 @@ class Moshi(Dialect):
             raise InvalidMessage(f"expected binary msgpack, got the text {message[:SHOWN_CHARACTERS]!r}")
         match decode(message):
             case Audio(data=data):
-                for samples in self._samples.feed(data):
-                    await session.feed(samples)
+                await audio_in.feed(session, self._samples, data)
             case OggOpus(data=data):
-                for samples in self._opus.feed(data):
-                    await session.feed(samples)
+                await audio_in.feed(session, self._opus, data)
             case Marker(id=number):
                 await session.mark(number, delayed=True)
             case Init():

@@ -60,9 +60,8 @@ class Upload:
             await answer(scope, receive, send)
 
     async def _answer(self, file: BinaryIO, wait_s: float, request: Request, send: Send) -> None:
-        max_seconds = self._settings.max_upload_seconds
-        await measure(file, max_seconds)
-        audio = in_thread(decode_upload(file, max_seconds))
+        await measure(file, self._host)
+        audio = in_thread(decode_upload(file, self._settings.max_upload_seconds))
         credential = request.headers.get("authorization", "")
         words: list[dict[str, object]] = []
         async with aclosing(recognise(audio, credential, self._host, dialect=NAME, wait_s=wait_s)) as events:

@@ -1,8 +1,8 @@
 """Audio files through a session of their own, for clients that send nothing else."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from serve_app.audio.threads import in_thread
 from serve_app.audio.upload import decode_upload
-from serve_app.errors import ServiceRestarting, SpeechError
+from serve_app.errors import AtCapacity, ServiceRestarting, SpeechError
 from serve_app.protocols.conversation import Host
 from serve_app.session.core import Event
 from serve_app.session.registry import LEFT
@@ -21,11 +21,24 @@ from serve_app.telemetry import get_logger, session_context
 _log = get_logger(__name__)
 
 
-async def measure(file: BinaryIO, max_seconds: float) -> float:
-    """Seconds of audio in a file: its errors come to light before a slot is taken. Raises what `decode_upload` does."""
-    samples = 0
-    async for block in in_thread(decode_upload(file, max_seconds)):
-        samples += len(block)
+async def measure(file: BinaryIO, host: Host) -> float:
+    """Seconds of audio in a file: its errors come to light before a slot is taken.
+
+    Waits for its turn, for a small file may hold hours. Raises what `decode_upload` does, and AtCapacity.
+    """
+    longest_s = host.settings.max_wait_seconds
+    try:
+        async with asyncio.timeout(longest_s):
+            await host.measuring.acquire()
+    except TimeoutError:
+        raise AtCapacity(f"other uploads have kept this one waiting for {longest_s:g} s") from None
+    try:
+        samples = 0
+        async with aclosing(in_thread(decode_upload(file, host.settings.max_upload_seconds))) as blocks:
+            async for block in blocks:
+                samples += len(block)
+    finally:
+        host.measuring.release()
     file.seek(0)
     return samples / SAMPLE_RATE_HZ
 
@@ -47,15 +60,14 @@ async def recognise(
     """
     seat = host.registry.new(credential, dialect)
     outcome = LEFT  # nobody can come back to it, so the vault is not told of it either
-    feeding: asyncio.Task[None] | None = None
     try:
         with session_context(seat.session.id):
             async for _ in host.admission.enter(seat.session.open, wait_s):
                 pass
             on_audio(0.0)
-            feeding = asyncio.create_task(_feed(seat.session, audio, on_audio))
-            async for _, event in seat.session.events():
-                yield event
+            async with _feeding(seat.session, audio, on_audio):
+                async for _, event in seat.session.events():
+                    yield event
             outcome = "done"
     except SpeechError as error:
         outcome = error.code
@@ -67,10 +79,22 @@ async def recognise(
             task.uncancel()
         raise ServiceRestarting("this part of the service is being stopped: send the audio again") from None
     finally:
-        if feeding:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
+        # With nothing in front of it that may be interrupted: a client that leaves cancels this twice, once through
+        # `while_client_stays`, and once more through Serve, which cancels the request's task at any moment after.
         await host.registry.release(seat, outcome)
+
+
+@asynccontextmanager
+async def _feeding(
+    session: Session, audio: AsyncGenerator[NDArray[np.float32]], on_audio: Callable[[float], None]
+) -> AsyncIterator[None]:
+    """Feed the session for the length of the block."""
+    feeding = asyncio.create_task(_feed(session, audio, on_audio))
+    try:
+        yield
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
 
 
 async def _feed(

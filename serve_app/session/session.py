@@ -277,6 +277,8 @@ class Session:
     def _require(self, state: State) -> None:
         if self._error:
             raise self._error
+        if (state, self._state) == (State.LIVE, State.ENDING):
+            raise InvalidMessage("expected nothing after the end of the audio, got more: open another session for it")
         if self._state is not state:
             raise InvalidMessage(f"expected a session that is {state.value}, this one is {self._state.value}")
 

@@ -59,7 +59,7 @@ class Transcriptions:
     async def _answer(self, form: Form, request: Request, send: Send) -> None:
         """Transcribe and send the answer. Raises SpeechError while nothing has been sent."""
         settings = self._host.settings
-        transcript = Transcript(await measure(form.file, settings.max_upload_seconds))
+        transcript = Transcript(await measure(form.file, self._host))
         stream = _EventStream(send, settings, transcript.audio_seconds) if form.stream else None
         events = recognise(
             in_thread(decode_upload(form.file, settings.max_upload_seconds)),
