@@ -1,6 +1,5 @@
 """What tests of several modules share: the demo model, and engines without Ray."""
 
-import math
 import os
 from collections.abc import AsyncIterator
 
@@ -12,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from serve_app import settings as settings_module
 from serve_app.engine.batcher import Model
 from serve_app.engine.loading import load_model
-from serve_app.settings import EngineSettings, Settings
+from serve_app.settings import Settings
 from tests.support import Clip, DirectEngines, manifest, running_engines
 
 CLIP_SLOTS = 8
@@ -67,12 +66,4 @@ def clip(clips: list[Clip]) -> Clip:
 async def engines(demo_model: Model) -> AsyncIterator[DirectEngines]:
     """The demo model as an engine."""
     async with running_engines(demo_model) as running:
-        yield running
-
-
-@pytest.fixture
-async def open_engines(demo_model: Model) -> AsyncIterator[DirectEngines]:
-    """The same, taking sessions however little headroom a busy machine leaves."""
-    always_open = EngineSettings().model_copy(update={"min_headroom": -math.inf})
-    async with running_engines(demo_model, engine=always_open) as running:
         yield running

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -157,13 +158,17 @@ class DirectEngines:
 async def running_engines(
     *models: Model, engine: EngineSettings | None = None, link: LinkSettings | None = None
 ) -> AsyncIterator[DirectEngines]:
-    """One engine for each model, and links to them."""
+    """One engine for each model, and links to them.
+
+    Without settings of their own they take sessions however little headroom a busy machine leaves.
+    """
+    engine = engine or EngineSettings().model_copy(update={"min_headroom": -math.inf})
     link = link or LinkSettings()
     engines: list[tuple[EngineService, LinkClient]] = []
     try:
         for number, model in enumerate(models, 1):
             name = f"engine-{number}"
-            service = EngineService(model, name=name, engine=engine or EngineSettings(), link=link)
+            service = EngineService(model, name=name, engine=engine, link=link)
             await service.start("127.0.0.1")
             with service.lease() as lease:  # an engine drops a link over which nothing is attached soon
                 client = await LinkClient.connect(lease.grant.host, lease.grant.port, link, name=name)

@@ -17,8 +17,8 @@ TURN_SECONDS = 2.0
 
 
 @pytest.mark.parametrize("encoding", ["opus", "f32", "s16"])
-async def test_silence_that_is_long_in_few_bytes_lets_everybody_else_have_their_turn(open_engines, encoding):
-    async with opened(open_engines, window_frames=10_000) as session:
+async def test_silence_that_is_long_in_few_bytes_lets_everybody_else_have_their_turn(engines, encoding):
+    async with opened(engines, window_frames=10_000) as session:
         turns: list[float] = []
         other = asyncio.create_task(_somebody_else(session, turns))
         reading = asyncio.create_task(collect(session))
@@ -34,8 +34,8 @@ async def test_silence_that_is_long_in_few_bytes_lets_everybody_else_have_their_
         )
 
 
-async def test_such_a_message_waits_for_room_like_any_other(open_engines):
-    async with opened(open_engines, window_frames=25) as session:
+async def test_such_a_message_waits_for_room_like_any_other(engines):
+    async with opened(engines, window_frames=25) as session:
         feeding = asyncio.create_task(audio_in.feed(session, AudioStream(AudioFormat()), opus_bomb(600)))
         reading = asyncio.create_task(collect(session))
         for _ in range(50):

@@ -18,8 +18,8 @@ from tests.test_cli_transcribe import stt
 
 
 @pytest.fixture
-async def service(open_engines) -> AsyncIterator[Service]:
-    async with serving(open_engines) as made:
+async def service(engines) -> AsyncIterator[Service]:
+    async with serving(engines) as made:
         yield made
 
 

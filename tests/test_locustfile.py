@@ -25,9 +25,9 @@ async def locust(*arguments: str, **environment: str) -> tuple[int, str]:
     return process.returncode or 0, output.decode()
 
 
-async def test_a_run_with_its_report(open_engines, tmp_path):
+async def test_a_run_with_its_report(engines, tmp_path):
     page = tmp_path / "run.html"
-    async with serving(open_engines, auth={"keys": [{"name": "load", "sha256": key_digest(b"k")}]}) as service:
+    async with serving(engines, auth={"keys": [{"name": "load", "sha256": key_digest(b"k")}]}) as service:
         status, output = await locust(
             "--host", service.http, "-u", "4", "-r", "4", "-t", "4s", "--rtf", "8", "--budget", "30",
             "--report", str(page), STT_API_KEY="k",
@@ -50,9 +50,9 @@ async def test_a_run_with_its_report(open_engines, tmp_path):
         assert page.with_suffix(suffix).stat().st_size
 
 
-async def test_workers_report_to_their_master(open_engines, tmp_path):
+async def test_workers_report_to_their_master(engines, tmp_path):
     page = tmp_path / "run.html"
-    async with serving(open_engines) as service:
+    async with serving(engines) as service:
         status, output = await locust(
             "--host", service.http, "--processes", "2", "-u", "4", "-r", "4", "-t", "3s", "--rtf", "8",
             "--dialect", "moshi", "--report", str(page),
@@ -63,9 +63,9 @@ async def test_workers_report_to_their_master(open_engines, tmp_path):
     assert step["sessions"] >= 4
 
 
-async def test_steps_end_with_the_first_over_the_budget(open_engines, tmp_path):
+async def test_steps_end_with_the_first_over_the_budget(engines, tmp_path):
     page = tmp_path / "run.html"
-    async with serving(open_engines) as service:
+    async with serving(engines) as service:
         status, output = await locust(
             "--host", service.http, "--shape", "steps", "--steps", "1,2,3", "--step-seconds", "3", "--rtf", "10",
             "--budget", "0", "--report", str(page),

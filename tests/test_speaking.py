@@ -19,8 +19,8 @@ RTF = 20.0
 
 
 @pytest.fixture
-async def service(open_engines) -> AsyncIterator[Service]:
-    async with serving(open_engines) as made:
+async def service(engines) -> AsyncIterator[Service]:
+    async with serving(engines) as made:
         yield made
 
 
