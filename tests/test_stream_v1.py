@@ -188,7 +188,7 @@ INTEGERS = np.array([12_000.0], "<f4").tobytes()
         (["[" * 100_000], "invalid_message", 1003, "expected binary audio"),
         (["x" * 100_000], "invalid_message", 1003, "expected binary audio"),
         (['{"type": ["flush"]}'], "invalid_message", 1003, "expected binary audio"),
-        ([bytes(96_000), END, bytes(4)], "invalid_message", 1003, "this one is ending"),
+        ([bytes(96_000), END, bytes(4)], "invalid_message", 1003, "nothing after the end of the audio"),
     ],
 )  # fmt: skip
 async def test_bad_input_gets_a_typed_error_and_ends_only_its_own_session(

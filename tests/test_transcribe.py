@@ -80,7 +80,7 @@ async def test_nothing_said_is_an_empty_final_segment(service):
     [
         ("", ["hello"], "invalid_message", 1003, "expected binary audio or EOS, got the text 'hello'"),
         ("", [bytes(3), "EOS"], "invalid_audio", 1007, "a multiple of 2 bytes, got 1 trailing"),
-        ("", [bytes(48_000), "EOS", bytes(2)], "invalid_message", 1003, "this one is ending"),
+        ("", [bytes(48_000), "EOS", bytes(2)], "invalid_message", 1003, "nothing after the end of the audio"),
         ("?format=mp3", [], "invalid_message", 1003, "?format=: expected one of"),
         ("?format=opus", [b"OggS" + bytes(60)], "invalid_audio", 1007, "Ogg"),
         ("", [raw(chord(24_000), AudioFormat("f32"))], "invalid_audio", 1007, "float32"),
