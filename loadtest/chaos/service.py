@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import json
-import random
 import re
 import secrets
-import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -21,12 +19,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides
-from serve_app.cli.server import running
+from serve_app.cli.server import free_port, running
 
 ENGINES = 2
-PORTS = range(20_000, 30_000)
-"""Below those that systems hand out by themselves: Ray opens hundreds of those before HAProxy listens on its own."""
-
 APPLICATION = "stt"
 POLL_SECONDS = 0.25
 
@@ -191,7 +186,7 @@ def started(slots: int, args: Mapping[str, Any], log: Path) -> Iterator[Service]
     if "autoscaling" not in args.get("engine", {}):
         small["engine"]["replicas"] = ENGINES
     config["applications"][0] |= {"name": APPLICATION, "args": _merged(small, args)}
-    port = _free_port()
+    port = free_port()
     config["http_options"] = {"host": "127.0.0.1", "port": port}
     token = secrets.token_hex(32)
     overrides = _PrivateRay(host="127.0.0.1", port=port, name=APPLICATION, token=token)
@@ -205,14 +200,6 @@ def started(slots: int, args: Mapping[str, Any], log: Path) -> Iterator[Service]
                 raise ServiceMisbehaves("expected Ray to print the address of its dashboard")
             # JSON, because that is what goes to the dashboard later: numbers and names only.
             yield Service(server.url, json.loads(json.dumps(config)), found[1].decode(), token)
-
-
-def _free_port() -> int:
-    """A port of `PORTS` that nobody listens on. Raises ServiceMisbehaves if there is none."""
-    for port in random.sample(PORTS, 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise ServiceMisbehaves(f"expected a free port between {PORTS.start} and {PORTS.stop}")
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

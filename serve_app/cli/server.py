@@ -232,6 +232,23 @@ def _check_free(address: Address) -> None:
         raise StartFailed(f"cannot listen on {address.host}:{address.port} ({reason})") from None
 
 
+def private_ray(folder: Path) -> dict[str, str]:
+    """The environment of a Ray of our own, apart from all others on this machine; its files lie in `folder`."""
+    ports = ("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC")
+    return {
+        # Its dashboard tells why a deployment failed, to those who know the token.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # What two instances on one machine would fight over; replicas' own ports retry by themselves.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        **{f"RAY_SERVE_{name}_PORT": str(free_port()) for name in ports},
+    }
+
+
 def _environment(overrides: Overrides, folder: Path) -> dict[str, str]:
     """The environment for `serve run`; what the user set stays, except what `overrides` replace."""
     environment = overrides.environment()
@@ -242,19 +259,5 @@ def _environment(overrides: Overrides, folder: Path) -> dict[str, str]:
         "STT_RUN_FOLDER": str(folder),  # tells a later start whose processes these are
     }
     if environment.setdefault("RAY_ADDRESS", "local") == "local":
-        defaults |= {
-            # Its dashboard tells why a deployment failed, to those who know the token.
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            # What two instances on one machine would fight over; replicas' own ports retry by themselves.
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
-        }
+        defaults |= private_ray(folder)
     return defaults | environment

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import yaml
 
 from serve_app.cli.leftovers import RunFolder
 from serve_app.cli.processes import Session
-from serve_app.cli.server import free_port
+from serve_app.cli.server import free_port, private_ray
 from tests.support import PROJECT
 
 SCRIPTS = Path(sys.executable).parent
@@ -35,16 +34,8 @@ def cluster() -> Iterator[dict[str, str]]:
         "PYTHONPATH": str(PROJECT),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        **private_ray(folder),
     }
-    ports = ("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC")
-    environment |= {f"RAY_SERVE_{name}_PORT": str(free_port()) for name in ports}
     command = [
         str(SCRIPTS / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=8", "--num-gpus=2",
         "--include-dashboard=false", f"--dashboard-port={free_port()}",

@@ -1,6 +1,7 @@
 """The whole application, started as a person starts it: `stt serve` with Ray, HAProxy, ingress and engine."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -105,6 +106,18 @@ def write_config(folder: Path, **args) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@contextlib.contextmanager
+def running_service(folder: Path, engines: int = ENGINES, **args) -> Iterator[RunningService]:
+    """A service of its own with these `args`; nothing may outlive it."""
+    running = RunningService(write_config(folder, **args), folder / "log.txt")
+    try:
+        running.wait_until_ready(engines)
+        yield running
+    finally:
+        left = running.stop()
+    assert not left, f"processes outlived the service: {left}"
 
 
 @pytest.fixture(scope="package")

@@ -16,7 +16,7 @@ from serve_app.smoke.run import FIRST_DIALECT, LIVE
 from serve_app.smoke.uploads import UPLOADS
 from tests.test_web import browsing, chromium
 
-from .conftest import STT, RunningService, write_config
+from .conftest import STT, RunningService, running_service
 
 __all__ = ["chromium"]  # a fixture: installs the browser first
 
@@ -69,21 +69,14 @@ async def test_the_page_hears_a_microphone(service, clip, request):
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service that wants keys, with one engine that may be lost."""
-    folder = tmp_path_factory.mktemp("locked")
-    keys = [{"name": "ann", "sha256": key_digest(KEY.encode())}]
-    config = write_config(
-        folder,
-        auth={"keys": keys},
+    with running_service(
+        tmp_path_factory.mktemp("locked"),
+        engines=1,
+        auth={"keys": [{"name": "ann", "sha256": key_digest(KEY.encode())}]},
         engine={"slots": 4, "num_cpus": 0.4, "torch_threads": 1},
         ingress={"num_cpus": 0.5},
-    )
-    running = RunningService(config, folder / "log.txt")
-    try:
-        running.wait_until_ready(engines=1)
+    ) as running:
         yield running
-    finally:
-        left = running.stop()
-    assert not left, f"processes outlived the service: {left}"
 
 
 def test_keys_are_wanted_and_open_every_dialect(locked, clip):

@@ -11,7 +11,7 @@ import pytest
 from serve_app import client
 from serve_app.cli.figures import Scrape
 
-from .conftest import ENGINES, SLOTS, SLOTS_PER_ENGINE, RunningService, write_config
+from .conftest import ENGINES, SLOTS, SLOTS_PER_ENGINE, RunningService, running_service
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -24,20 +24,13 @@ PATIENCE_SECONDS = 60
 @pytest.fixture(scope="module")
 def wide_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """Two ingress replicas before two engines."""
-    folder = tmp_path_factory.mktemp("wide")
-    config = write_config(
-        folder,
+    with running_service(
+        tmp_path_factory.mktemp("wide"),
         engine={"slots": SLOTS_PER_ENGINE, "replicas": ENGINES, "num_cpus": 0.3, "torch_threads": 1},
         ingress={"replicas": INGRESSES, "num_cpus": 0.2},
         session={"park_after_seconds": 100.0, "idle_audio_timeout_seconds": 120.0},
-    )
-    running = RunningService(config, folder / "log.txt")
-    try:
-        running.wait_until_ready()
+    ) as running:
         yield running
-    finally:
-        left = running.stop()
-    assert not left, f"processes outlived the service: {left}"
 
 
 async def scrape(service: RunningService) -> Scrape:
