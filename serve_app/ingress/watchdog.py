@@ -55,7 +55,14 @@ class Watchdog(Collector):
             await asyncio.gather(self._task, return_exceptions=True)
 
     def counts(self) -> dict[str, int]:
-        """What is held now."""
+        """What is held now, and what of the system's; for that the system's table of sockets is read."""
+        return self._own_counts() | {
+            "sockets": len(self._process.net_connections("tcp")),
+            "open_files": self._process.num_fds(),
+            "memory_bytes": self._process.memory_info().rss,
+        }
+
+    def _own_counts(self) -> dict[str, int]:
         tasks = asyncio.all_tasks(self._loop) if self._loop else set()
         return {
             "sessions": len(self._sessions),
@@ -63,9 +70,6 @@ class Watchdog(Collector):
             "leases": self._engines.leases,
             "session_tasks": sum(task.get_name().startswith(SESSION_TASKS) for task in tasks),
             "tasks": len(tasks),
-            "sockets": len(self._process.net_connections("tcp")),
-            "open_files": self._process.num_fds(),
-            "memory_bytes": self._process.memory_info().rss,
         }
 
     def collect(self) -> Iterator[Metric]:
@@ -93,8 +97,8 @@ class Watchdog(Collector):
         leaking = False
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            counts = self.counts()
+            counts = self._own_counts()
             idle = not counts["sessions"] and not counts["clients_waiting"]
             was_leaking, leaking = leaking, idle and bool(counts["leases"] or counts["session_tasks"])
             if leaking and was_leaking:
-                _log.error("something is held although no session is open", **counts)
+                _log.error("something is held although no session is open", **self.counts())
