@@ -9,10 +9,10 @@ MODEL ?= demo
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve smoke test long soak chaos bench lint types unit format lock audit samples screenshot clean
+.PHONY: help setup demo serve smoke test long soak chaos bench lint types unit format lock audit samples demo-model demo-model-report screenshot clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything in requirements.lock
 
@@ -66,7 +66,13 @@ audit: setup ## look for known vulnerabilities in requirements.lock (status 2: i
 	@$(BIN)/python tools/audit.py
 
 samples: setup ## make the clips in configs/samples again (needs espeak-ng and ffmpeg)
-	@$(BIN)/python tools/make_samples.py
+	@$(BIN)/python -m tools.make_samples
+
+demo-model: setup ## train the demo model from nothing, evaluate it, write its checkpoint, card and report (needs espeak-ng)
+	@$(BIN)/python -m tools.demo_model train
+
+demo-model-report: setup ## evaluate the demo model that is there, and write its report (needs espeak-ng)
+	@$(BIN)/python -m tools.demo_model report
 
 screenshot: setup ## make docs/page.png again: the page in Chromium, with a real service
 	@$(BIN)/pytest -q tests/system/test_dialects.py -k page --screenshot docs/page.png

@@ -1,4 +1,4 @@
-"""Make the sample clips in `configs/samples`: `python tools/make_samples.py`.
+"""Make the sample clips in `configs/samples`: `python -m tools.make_samples`.
 
 espeak-ng says words of the demo model's vocabulary; its WORD events give where each word starts, and an energy trim
 takes the silence off both ends. The clips cover both languages, the sample rates 16 and 24 kHz and the file formats
@@ -9,7 +9,6 @@ clips show that the service works, they do not measure how good a model is.
 """
 
 import argparse
-import ctypes
 import json
 import multiprocessing
 import random
@@ -18,24 +17,22 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soxr
 import sphn
-from numpy.typing import NDArray
+
+from tools.espeak import RATE_HZ, Speech, SpeechError, Synthesizer, Word
 
 ENGLISH = "zero one two three four five six seven eight nine yes no stop go left right up down hello thanks"
 FRENCH = "zéro un deux trois quatre cinq six sept huit neuf oui bonjour merci"
 VOCABULARY = {"en": ENGLISH.split(), "fr": FRENCH.split()}
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs" / "samples"
-RATE_HZ = 24_000
 PEAK = 0.5
 NOISE = 1e-3  # -60 dB of full scale: no real recording is silent between the words
-TRIM_HOP = 240
-TRIM_LEVEL = 0.03  # of the loudest 10 ms of an utterance
 
 
 @dataclass(frozen=True)
@@ -73,114 +70,6 @@ class SampleError(Exception):
     """The clips cannot be made; the message says what is missing."""
 
 
-@dataclass
-class Word:
-    """One word and when it is said, in seconds."""
-
-    text: str
-    start: float
-    end: float
-
-
-@dataclass
-class Speech:
-    """Audio (float32, 24 kHz) and what is said in it."""
-
-    samples: NDArray[np.float32]
-    words: list[Word] = field(default_factory=list)
-
-
-class _Value(ctypes.Union):
-    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
-
-
-class _Event(ctypes.Structure):
-    """`espeak_EVENT` of speak_lib.h."""
-
-    _fields_ = [
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", _Value),
-    ]
-
-
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
-
-
-class Synthesizer:
-    """espeak-ng through its C library: the program itself does not tell when it says which word."""
-
-    SYNCHRONOUS, CHARACTER_POSITION, UTF8 = 2, 1, 1
-    RATE, PITCH, PITCH_RANGE = 1, 3, 4
-    LIST_TERMINATED, WORD = 0, 1
-
-    def __init__(self) -> None:
-        try:
-            self._library = ctypes.CDLL("libespeak-ng.so.1")
-        except OSError as error:
-            raise SampleError(
-                f"espeak-ng is missing ({error}): install it, on Debian `apt-get install espeak-ng`"
-            ) from None
-        self._rate_hz = self._library.espeak_Initialize(self.SYNCHRONOUS, 0, None, 0)
-        if self._rate_hz <= 0:
-            raise SampleError(
-                "espeak-ng does not start: its data is missing, on Debian `apt-get install espeak-ng-data`"
-            )
-        self._pieces: list[NDArray[np.int16]] = []
-        self._starts: dict[int, int] = {}
-        self._callback = _CALLBACK(self._on_audio)  # the library keeps no reference to it
-        self._library.espeak_SetSynthCallback(self._callback)
-
-    def say(self, words: list[str], clip: Clip) -> Speech:
-        """Say the words in one go, with a comma after each."""
-        if self._library.espeak_SetVoiceByName(clip.voice.encode()) != 0:
-            raise SampleError(f"espeak-ng has no voice {clip.voice!r}")
-        self._library.espeak_SetParameter(self.RATE, clip.words_per_minute, 0)
-        self._library.espeak_SetParameter(self.PITCH, clip.pitch, 0)
-        self._library.espeak_SetParameter(self.PITCH_RANGE, 50, 0)
-        self._pieces.clear()
-        self._starts.clear()
-        text = ", ".join(words)
-        data = text.encode() + b"\0"
-        self._library.espeak_Synth(data, len(data), 0, self.CHARACTER_POSITION, 0, self.UTF8, None, None)
-        spoken = np.concatenate(self._pieces).astype(np.float32) / 32_768
-        samples = soxr.resample(spoken, self._rate_hz, RATE_HZ)
-        starts, position = [], 1  # espeak counts characters from 1
-        for word in words:
-            starts.append(self._starts[position] * RATE_HZ // self._rate_hz)
-            position += len(word) + 2
-        return Speech(samples, _trimmed(words, [*starts, len(samples)], samples))
-
-    def _on_audio(self, samples, count, events) -> int:
-        if samples and count > 0:
-            self._pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        index = 0
-        while events[index].type != self.LIST_TERMINATED:
-            if events[index].type == self.WORD:
-                self._starts.setdefault(events[index].text_position, events[index].sample)
-            index += 1
-        return 0
-
-
-def _trimmed(words: list[str], edges: list[int], samples: NDArray[np.float32]) -> list[Word]:
-    """Take the silence off both ends of each word, in steps of 10 ms."""
-    hops = len(samples) // TRIM_HOP
-    power = np.square(samples[: hops * TRIM_HOP].reshape(hops, TRIM_HOP)).mean(axis=1)
-    loud = np.sqrt(power) > TRIM_LEVEL * np.sqrt(power.max())
-    trimmed = []
-    for word, start, end in zip(words, edges, edges[1:], strict=False):
-        first = start // TRIM_HOP
-        active = np.flatnonzero(loud[first : end // TRIM_HOP])
-        begin, finish = first + active[0], first + active[-1] + 1
-        trimmed.append(Word(word, round(begin * TRIM_HOP / RATE_HZ, 3), round(finish * TRIM_HOP / RATE_HZ, 3)))
-    return trimmed
-
-
 def speak(clip: Clip) -> Speech:
     """The whole clip: silence, then utterances with pauses between them, in faint noise."""
     synthesizer = Synthesizer()
@@ -199,7 +88,7 @@ def speak(clip: Clip) -> Speech:
             text[0] = clip.opening
         if number:
             silence(choice.uniform(*clip.pauses_s))
-        said = synthesizer.say(text, clip)
+        said = synthesizer.say(text, clip.voice, clip.words_per_minute, clip.pitch)
         offset = position / RATE_HZ
         words += [Word(word.text, round(offset + word.start, 3), round(offset + word.end, 3)) for word in said.words]
         parts.append(said.samples)
@@ -264,7 +153,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where to write them")
     try:
         make(parser.parse_args().folder)
-    except (SampleError, subprocess.CalledProcessError) as error:
+    except (SampleError, SpeechError, subprocess.CalledProcessError) as error:
         print(f"make_samples: {error}", file=sys.stderr)
         return 1
     return 0
