@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.speech import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLE_RATE_HZ
+from serve_app.speech import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from tools.demo_model.synthesis import Utterances
 
 HEARD_SHARE = 0.9  # a word that is cut later than this is still that word
@@ -135,9 +135,9 @@ def _speak(choice: np.random.Generator, clip: Clip, utterances: Utterances, gaps
 
 
 def _note(clip: Clip, word: Span, cut: float, seconds: float) -> None:
-    """Write down a word of which only what lies between 0 and `cut` is heard."""
-    start, end = max(0.0, word.start), min(word.end, cut, seconds)
-    if end <= start:
+    """Write down a word of which only what lies between 0 and `cut` is heard; it may last beyond the clip."""
+    start, end = max(0.0, word.start), min(word.end, cut)
+    if end <= start or start >= seconds:
         return
     lost = (start - word.start) / (word.end - word.start)
     heard = (min(word.end, cut) - word.start) / (word.end - word.start)
@@ -162,8 +162,3 @@ def _click(choice: np.random.Generator, samples: NDArray[np.float32]) -> None:
         samples[first : first + length] += (
             decay * choice.standard_normal(length, np.float32) * choice.uniform(0.03, 0.6)
         )
-
-
-def frames_of(seconds: float) -> float:
-    """Frames in that time."""
-    return seconds * FRAMES_PER_SECOND

@@ -26,7 +26,6 @@ TAIL_S = 1.2
 """Silence behind every stream, so that the last word comes out."""
 PAUSE_S = 2.0
 """A silence so long must end the turn."""
-SAMPLES = Path("configs/samples")
 
 
 class Spoken(NamedTuple):
@@ -292,7 +291,7 @@ def cut_in(seed: int, speaker: Callable[..., synthesis.Speaker], vocabulary: Seq
     return streams
 
 
-def after_silence(seed: int, vocabulary: Sequence[str], seconds: float = 60.0) -> list[Stream]:
+def after_silence(seed: int, vocabulary: Sequence[str], seconds: float) -> list[Stream]:
     """An utterance each, and a long silence behind it: digital silence, and noise of -60 to -40 dB."""
     choice = np.random.default_rng(seed)
     said = synthesis.utterances(
@@ -357,7 +356,7 @@ def evaluate(checkpoint: Checkpoint, chosen: Recipe, seed: int) -> Results:
     cut = cut_in(seed, synthesis.supported_speaker, vocabulary, chosen.test_words // 10)
     long = _long(seed, chosen, vocabulary)
     heard_long = listen(checkpoint, long, "long streams")
-    silent = after_silence(seed, vocabulary)
+    silent = after_silence(seed, vocabulary, min(60.0, chosen.long_minutes * 60))
     heard_silent = listen(checkpoint, silent, "pauses")
     head = ModelSettings(source="demo").pause_head
     tail = round(TAIL_S * FRAMES_PER_SECOND)
@@ -365,7 +364,7 @@ def evaluate(checkpoint: Checkpoint, chosen: Recipe, seed: int) -> Results:
     for stream, one in zip(silent, heard_silent, strict=True):
         first = round(stream.utterances[0][1] * FRAMES_PER_SECOND)
         curves.append(one.pauses[first : first + 30])
-    clips = load_clips(folder=SAMPLES)
+    clips = load_clips(chosen.longest_sample_s)
     heard_clips = listen(checkpoint, [Stream(clip.samples) for clip in clips], "samples")
     return Results(
         *tables,

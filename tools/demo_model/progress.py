@@ -17,7 +17,8 @@ class Progress:
     def __init__(self, name: str, total: int, done: int = 0) -> None:
         self._name, self._total, self._done = name, total, done
         self._figures: dict[str, float] = {}
-        self._begun = self._said = time.monotonic()
+        self._begun = self._said_at = time.monotonic()
+        self._said = -1
         console = Console()
         self._bar: Bar | None = None
         if console.is_terminal:
@@ -40,7 +41,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        else:
+        elif self._done != self._said:
             self._say()
 
     def advance(self, figures: dict[str, float] | None = None, by: int = 1) -> None:
@@ -50,12 +51,13 @@ class Progress:
             self._figures[key] = 0.98 * self._figures.get(key, value) + 0.02 * value
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, figures=self._text())
-        elif time.monotonic() - self._said > PLAIN_SECONDS:
+        elif time.monotonic() - self._said_at > PLAIN_SECONDS:
             self._say()
 
     def _text(self) -> str:
         return " ".join(f"{key} {value:.3f}" for key, value in self._figures.items())
 
     def _say(self) -> None:
-        self._said = time.monotonic()
-        print(f"{self._name}: {self._done}/{self._total}, {self._said - self._begun:.0f} s {self._text()}", flush=True)
+        self._said, self._said_at = self._done, time.monotonic()
+        passed = self._said_at - self._begun
+        print(f"{self._name}: {self._done}/{self._total}, {passed:.0f} s {self._text()}".rstrip(), flush=True)

@@ -1,5 +1,6 @@
 """Everything that decides what comes out of a training: words, voices, sizes and steps."""
 
+import math
 from dataclasses import dataclass
 
 VOCABULARY = {
@@ -76,6 +77,8 @@ class Recipe:
     """Words in each of the report's tables, at least."""
     long_minutes: float = 10.0
     """Length of the report's long streams."""
+    longest_sample_s: float = math.inf
+    """Sample clips that the report listens to."""
 
 
 FULL = Recipe()
