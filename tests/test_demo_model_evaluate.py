@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from serve_app.transcript import Word
+from tests.system_packages import require_library
 from tools.demo_model import synthesis
 from tools.demo_model.evaluate import Heard, Spoken, Stream, conversations, cut_in, score
-from tests.system_packages import require_library
 
 SAID = [Spoken("one", 1.0, 1.4, "en", 140), Spoken("two", 1.6, 1.9, "en", 140), Spoken("six", 2.0, 2.4, "fr", 160)]
 

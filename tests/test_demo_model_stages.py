@@ -35,6 +35,11 @@ def checkpoint(work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def results(checkpoint: Path) -> evaluate.Results:
+    return evaluate.evaluate(evaluate.load(checkpoint), TINY, 1_000)
+
+
 def test_unmodified_moshi_loads_the_checkpoint(checkpoint: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     info = loaders.CheckpointInfo.from_hf_repo(
@@ -83,15 +88,14 @@ def test_other_inputs_have_other_folders(work: Path, checkpoint: Path) -> None:
     assert (more / "audio.npy").exists()
 
 
-def test_the_report_and_the_card_have_the_numbers(checkpoint: Path) -> None:
-    results = evaluate.evaluate(evaluate.load(checkpoint), TINY, 1_000)
-    text = report.write(results, checkpoint)
-    card.write(results, checkpoint)
-    folder = checkpoint / report.FOLDER
+def test_the_report_and_the_card_have_the_numbers(results: evaluate.Results, tmp_path: Path) -> None:
+    text = report.write(results, tmp_path)
+    card.write(results, tmp_path)
+    folder = tmp_path / report.FOLDER
     assert (folder / "README.md").read_text(encoding="utf-8") == text
     assert f"| supported voices | {results.supported.words} |" in text
     for name in ("errors", "confusion", "times", "pauses"):
         assert f"({name}.png)" in text
         assert (folder / f"{name}.png").stat().st_size > 1_000
-    assert f"| supported | {results.supported.words} |" in (checkpoint / "README.md").read_text(encoding="utf-8")
+    assert f"| supported | {results.supported.words} |" in (tmp_path / "README.md").read_text(encoding="utf-8")
     assert results.pause_curve.dtype == np.float32

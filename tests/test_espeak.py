@@ -48,5 +48,5 @@ def test_without_espeak_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    with pytest.raises(SpeechError, match="espeak-ng is missing .* install it, on Debian `apt-get install espeak-ng`"):
+    with pytest.raises(SpeechError, match=r"espeak-ng is missing .* install it, on Debian `apt-get install espeak-ng`"):
         Synthesizer()

@@ -22,6 +22,7 @@ from serve_app.speech import FRAMES_PER_SECOND, SAMPLE_RATE_HZ
 from tools.demo_model import recipe
 from tools.demo_model.clips import DENSE, Clip, compose
 from tools.demo_model.synthesis import Utterances
+from tools.demo_model.training import DEVICE
 
 BANDS = 24
 LOWEST_HZ, HIGHEST_HZ = 130.0, 7_000.0
@@ -154,7 +155,7 @@ def states(clip: Clip, frames: int) -> Tensor:
 
 
 class Batch(NamedTuple):
-    """What one step learns from."""
+    """What one step learns from, on the device where it learns."""
 
     features: Tensor
     """The bank's output behind its ELU, float32 [clips, filters, positions]."""
@@ -171,7 +172,8 @@ def batch(choice: np.random.Generator, utterances: Utterances, bank: Tensor, cli
     cosine, sine = waves[:, 0::2] / 5.0, waves[:, 1::2] / 1.2
     energy = F.avg_pool1d(cosine.square() + sine.square(), POSITIONS // LOUDNESS_PARTS)
     loudness = (energy + 1e-4).log10().transpose(1, 2).reshape(clips, frames, -1)
-    return Batch(F.elu(waves), loudness / 2 + 0.5, torch.stack([states(clip, frames) for clip in composed]))
+    parts = (F.elu(waves), loudness / 2 + 0.5, torch.stack([states(clip, frames) for clip in composed]))
+    return Batch(*(part.to(DEVICE) for part in parts))
 
 
 class Listener(nn.Module):
@@ -206,7 +208,6 @@ class CodecTraining(nn.Module):
         config = copy.deepcopy(CONFIG)
         config["quantizer"]["decay"] = 0.98
         self.mimi = new_mimi(config, bank)
-        self.register_buffer("bank", bank)
         self.plain, self.quantized = Listener(), Listener()
 
     def learning(self) -> list[nn.Parameter]:
@@ -220,7 +221,7 @@ class CodecTraining(nn.Module):
         """The loss of a batch, and what to show of it."""
         hidden = made.features
         if self.training:
-            gains = torch.rand(len(hidden), 1, 1) * 0.3 + 0.85
+            gains = torch.rand(len(hidden), 1, 1, device=hidden.device) * 0.3 + 0.85
             hidden = hidden * gains
         for stage in list(self.mimi.encoder.model)[FIXED_STAGES:]:
             hidden = stage(hidden)

@@ -22,6 +22,7 @@ from tools.demo_model.progress import Progress
 from tools.demo_model.recipe import Recipe
 
 STREAMS_AT_ONCE = 32
+LONG_STREAMS = 6
 TAIL_S = 1.2
 """Silence behind every stream, so that the last word comes out."""
 PAUSE_S = 2.0
@@ -349,14 +350,14 @@ def evaluate(checkpoint: Checkpoint, chosen: Recipe, seed: int) -> Results:
             )
         )
     ]
-    wordless = without_words(seed, chosen.long_minutes)
+    wordless = without_words(seed + 3, chosen.long_minutes)
     invented = {
         name: sum(len(one.words) for one in listen(checkpoint, streams, name)) for name, streams in wordless.items()
     }
-    cut = cut_in(seed, synthesis.supported_speaker, vocabulary, chosen.test_words // 10)
-    long = _long(seed, chosen, vocabulary)
+    cut = cut_in(seed + 4, synthesis.supported_speaker, vocabulary, max(1, chosen.test_words // 10))
+    long = _long(seed + 10, chosen, vocabulary)
     heard_long = listen(checkpoint, long, "long streams")
-    silent = after_silence(seed, vocabulary, min(60.0, chosen.long_minutes * 60))
+    silent = after_silence(seed + 5, vocabulary, min(60.0, chosen.long_minutes * 60))
     heard_silent = listen(checkpoint, silent, "pauses")
     head = ModelSettings(source="demo").pause_head
     tail = round(TAIL_S * FRAMES_PER_SECOND)
@@ -387,7 +388,7 @@ def _long(seed: int, chosen: Recipe, vocabulary: Sequence[str]) -> list[Stream]:
     seconds = chosen.long_minutes * 60
     return [
         conversations(seed + number, synthesis.supported_speaker, 1, vocabulary, seconds=seconds)[0]
-        for number in range(10)
+        for number in range(LONG_STREAMS)
     ]
 
 

@@ -15,6 +15,7 @@ from serve_app.model.rows import Rows
 from serve_app.speech import END_OF_PADDING_TOKEN, FRAME_SAMPLES, FRAMES_PER_SECOND, PADDING_TOKEN
 from tools.demo_model import recipe
 from tools.demo_model.clips import Clip
+from tools.demo_model.training import DEVICE
 
 FIRST_WORD = 4
 """Tokens below it are not words: 0 ends padding, 3 is padding, as in Kyutai's models."""
@@ -139,17 +140,17 @@ def new_model() -> LMModel:
 
 def loss(model: LMModel, lessons: Lessons, chosen: NDArray[np.int64]) -> tuple[Tensor, dict[str, float]]:
     """The loss of the chosen clips, with the dropouts of a training; the share of words written right, to show."""
-    codes, text, classes = (torch.from_numpy(column[chosen].astype(np.int64)) for column in lessons)
-    codes[torch.rand(codes.shape) < CODE_DROP] = -1
-    codes.masked_fill_(torch.rand(len(codes), 1, codes.shape[2]) < FRAME_DROP, -1)
+    codes, text, classes = (torch.from_numpy(column[chosen].astype(np.int64)).to(DEVICE) for column in lessons)
+    codes[torch.rand(codes.shape, device=DEVICE) < CODE_DROP] = -1
+    codes.masked_fill_(torch.rand(len(codes), 1, codes.shape[2], device=DEVICE) < FRAME_DROP, -1)
     # moshi's first step sees initial tokens only; frame i is step i + 1, and sees the text of the step before it.
-    seen = text.masked_fill(torch.rand(text.shape) < TEXT_NOISE, PADDING_TOKEN)
+    seen = text.masked_fill(torch.rand(text.shape, device=DEVICE) < TEXT_NOISE, PADDING_TOKEN)
     padding = torch.full_like(text[:, :1], PADDING_TOKEN)
     before = torch.cat([torch.full_like(padding, model.text_initial_token_id), padding, seen[:, :-1]], 1)
     first = torch.full_like(codes[..., :1], model.initial_token_id)
     output, logits = model.forward_text(torch.cat([before[:, None], torch.cat([first, codes], 2)], 1))
     text = torch.cat([padding, text], 1)
-    weights = torch.ones(CONFIG["text_card"])
+    weights = torch.ones(CONFIG["text_card"], device=DEVICE)
     weights[FIRST_WORD:] = WORD_WEIGHT
     logits = logits[:, 0].float()
     entropy = F.cross_entropy(logits.flatten(0, 1), text.flatten(), weights)

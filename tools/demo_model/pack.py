@@ -9,7 +9,7 @@ from typing import Any
 import sentencepiece
 import torch
 from moshi.models import loaders
-from safetensors.torch import save_file
+from safetensors.torch import save
 from sentencepiece import sentencepiece_model_pb2
 from torch import Tensor
 
@@ -59,9 +59,9 @@ def write(folder: Path, trained_codec: dict[str, Tensor], trained_language_model
     """Write all files of the checkpoint into an existing folder, each of them whole or not at all."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         part = Path(name)
-        save_file(codec_weights(trained_codec), part / FILES["mimi_name"])
+        (part / FILES["mimi_name"]).write_bytes(save(codec_weights(trained_codec)))
         weights = {name: weight.to(torch.bfloat16).contiguous() for name, weight in trained_language_model.items()}
-        save_file(weights, part / FILES["moshi_name"])
+        (part / FILES["moshi_name"]).write_bytes(save(weights))
         (part / FILES["mimi_config_name"]).write_text(json.dumps(codec.CONFIG, indent=1) + "\n", encoding="utf-8")
         config = json.dumps(language.CONFIG | FILES | REST, indent=1)
         (part / "config.json").write_text(config + "\n", encoding="utf-8")

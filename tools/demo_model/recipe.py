@@ -58,7 +58,7 @@ class Recipe:
 
     codec_hours: float = 3.0
     """Speech that the codec learns from, without pauses."""
-    codec_steps: int = 1200
+    codec_steps: int = 2400
     codec_batch: int = 20
     codec_frames: int = 60
     """Frames of each clip in a batch."""
@@ -70,7 +70,7 @@ class Recipe:
     language_clips: int = 1600
     language_frames: int = 300
     """Frames of each clip: three times the model's context."""
-    language_steps: int = 1200
+    language_steps: int = 2400
     language_batch: int = 12
     language_rate: float = 1.5e-3
     test_words: int = 2200

@@ -50,11 +50,12 @@ class Stages:
         def make(folder: Path) -> None:
             utterances = synthesis.Utterances.load(speech)
             torch.manual_seed(self.seed)
-            training = codec.CodecTraining(codec.scaled_bank(self.seed, utterances))
+            bank = codec.scaled_bank(self.seed, utterances)
+            training = codec.CodecTraining(bank)
 
             def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
                 choice = np.random.default_rng([self.seed, SPEECH_OF_CODEC, step])
-                made = codec.batch(choice, utterances, training.bank, chosen.codec_batch, chosen.codec_frames)
+                made = codec.batch(choice, utterances, bank, chosen.codec_batch, chosen.codec_frames)
                 return training.loss(made, step >= chosen.quantize_after * chosen.codec_steps)
 
             train(

@@ -1,5 +1,6 @@
 """The loop that every trained stage shares: it can be interrupted, shows how far it is, and stops at the first NaN."""
 
+import io
 import math
 import os
 import time
@@ -15,6 +16,9 @@ from tools.demo_model.progress import Progress
 WARM_UP_STEPS = 60
 LAST_RATE = 0.03  # of the highest
 SAVE_SECONDS = 60.0
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where models learn."""
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
 """Loss of a step, from 0, and figures to show."""
@@ -38,18 +42,18 @@ def train(
 ) -> None:
     """Train `parameters` of a module, from where an earlier call with the same `folder` was interrupted.
 
-    Raises TrainingError when the loss is no number.
+    Raises TrainingError when the loss is no number, and OSError where the state cannot be written.
     """
+    module.to(DEVICE).train()
     weights = list(parameters)
     optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.98), weight_decay=decay)
     saved = folder / "training.pt"
     first = 0
     if saved.exists():
-        state = torch.load(saved, weights_only=True)
+        state = torch.load(saved, map_location=DEVICE, weights_only=True)
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
-    module.train()
     saved_at = time.monotonic()
     with no_compile(), Progress(name, steps, first) as progress:  # compiling moshi's small functions saves nothing
         for step in range(first, steps):
@@ -69,13 +73,15 @@ def train(
             if time.monotonic() - saved_at > SAVE_SECONDS:
                 save(saved, {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
                 saved_at = time.monotonic()
-    module.eval()
+    module.cpu().eval()
 
 
 def save(path: Path, state: object) -> None:
-    """Write a torch file so that an interruption leaves either the old one or the new one."""
+    """Write a torch file so that an interruption leaves either the old one or the new one. Raises OSError."""
+    data = io.BytesIO()  # torch does not tell a full disk as such
+    torch.save(state, data)
     part = path.with_suffix(".part")
-    torch.save(state, part)
+    part.write_bytes(data.getbuffer())
     os.replace(part, path)
 
 
