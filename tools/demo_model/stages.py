@@ -18,6 +18,8 @@ from tools.demo_model.training import save, train
 SPEECH_OF_CODEC, SPEECH_OF_LANGUAGE = 1, 2
 """Added to the seed, so that the two never hear the same."""
 CLIPS_AT_ONCE = 32
+VOICES = [value for name, value in vars(recipe).items() if name.isupper() and name != "FULL"]
+"""Who says which words: part of what decides every stage."""
 
 
 class Stages:
@@ -125,7 +127,7 @@ class Stages:
 
     def _stage(self, name: str, make: Callable[[Path], None], *inputs: object) -> Path:
         """The folder of a stage's result, made by `make` unless it is there; an unfinished one ends in `.part`."""
-        everything = repr((self.seed, recipe.VOCABULARY, recipe.SUPPORTED_VOICES, recipe.TRAINED_VARIANTS, inputs))
+        everything = repr((self.seed, VOICES, inputs))
         folder = self.work / f"{name}-{hashlib.sha256(everything.encode()).hexdigest()[:12]}"
         if folder.exists():
             print(f"{name}: {folder} is complete", flush=True)

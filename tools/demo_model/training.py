@@ -63,7 +63,7 @@ def train(
             loss, shown = loss_of(step)
             if not math.isfinite(float(loss.detach())):
                 raise TrainingError(
-                    f"{name}: expected a finite loss, got {float(loss)} at step {step} with seed {seed}"
+                    f"{name}: expected a finite loss, got {loss.item()} at step {step} with seed {seed}"
                 )
             optimizer.zero_grad()
             loss.backward()
