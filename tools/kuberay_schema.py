@@ -1,8 +1,8 @@
 """Makes tests/data/rayservice.schema.json: python tools/kuberay_schema.py CRD.yaml VERSION.
 
-CRD.yaml is `ray-operator/config/crd/bases/ray.io_rayservices.yaml` of https://github.com/ray-project/kuberay (Apache-2.0)
-at the tag VERSION. Of its megabyte only what validates is kept, and what occurs often only once. Unknown keys, which the
-API server drops or refuses, are refused.
+CRD.yaml is `ray-operator/config/crd/bases/ray.io_rayservices.yaml` of https://github.com/ray-project/kuberay, whose
+licence is Apache 2.0, at the tag VERSION. Of its megabyte only what validates is kept, and what occurs often only once.
+Unknown keys, which the API server drops or refuses, are refused.
 """
 
 import hashlib
