@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Self
 
-from ray._private.accelerators import get_accelerator_manager_for_resource
-
 from serve_app.settings import EngineSettings, SettingsError
 
 
@@ -21,6 +19,8 @@ class OwnGpus:
     @classmethod
     def found(cls) -> Self:
         """Look at this machine."""
+        from ray._private.accelerators import get_accelerator_manager_for_resource  # a second, which few commands need
+
         manager = get_accelerator_manager_for_resource("GPU")
         visible = manager.get_current_process_visible_accelerator_ids()
         there = manager.get_current_node_num_accelerators()
