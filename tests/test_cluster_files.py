@@ -31,6 +31,9 @@ CLOUDS = [CLUSTER / f"{name}.yaml" for name in ("aws", "gcp", "azure")]
 LAUNCHERS = [*CLOUDS, CLUSTER / "local.yaml"]
 SERVE_CONFIGS = [CLUSTER / "serve_config.yaml", CLUSTER / "workstation.yaml"]
 PORT = 8000
+HAPROXY_FILES = 10_276
+"""Open files that Serve's HAProxy wants; with fewer it does not start."""
+
 KUBERNETES = ("1.29", "1.34")
 """Versions to be valid for: the oldest that clouds still run, and a new one."""
 
@@ -86,7 +89,7 @@ def test_rays_launcher_takes_the_file(file: Path):
 @pytest.mark.parametrize("file", LAUNCHERS, ids=lambda file: file.stem)
 def test_every_machine_runs_serve_behind_haproxy_with_the_mounted_configuration(file: Path):
     config = read(file)
-    assert "--env RAY_SERVE_ENABLE_HA_PROXY=1" in config["docker"]["run_options"]
+    assert {"--env RAY_SERVE_ENABLE_HA_PROXY=1", "--ulimit nofile=65536:65536"} <= {*config["docker"]["run_options"]}
     assert config["file_mounts"] == {"/opt/stt/cluster": "cluster"}  # PROJECT_ROOT of the image: keys_file is found
     for command in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
         assert shlex.split(command)[:2] in (["ray", "start"], ["ray", "stop"])
@@ -275,6 +278,8 @@ def test_the_units_commands_are_ours():
     config = shlex.split(serve)[shlex.split(serve).index("--config") + 1]
     assert (PROJECT / config).is_file()
     assert f":{PORT} " in smoke
+    (files,) = re.findall(r"^LimitNOFILE=(\d+)$", text, re.MULTILINE)
+    assert int(files) > HAPROXY_FILES
 
 
 def test_the_dockerfile_is_clean():
@@ -334,6 +339,7 @@ def test_compose_wants_a_key_and_a_gpu_and_opens_one_port():
     (port,) = service["ports"]
     assert port.startswith("127.0.0.1:")
     assert port.endswith(f":{PORT}")
+    assert service["ulimits"]["nofile"] > HAPROXY_FILES
 
 
 def test_every_file_is_named_in_the_readme():
