@@ -280,7 +280,7 @@ class EngineSettings(_Group):
             asked = f"gpu {self.gpu}" if self.gpu else f"num_gpus {self.num_gpus:g}"
             raise ValueError(f"device: expected auto or cuda together with {asked}, got 'cpu'")
         if (self.gpu or self.device == "cuda") and not self.reserved_gpus:
-            # Ray hides every GPU from a replica that reserved none.
+            # Ray would place others on a GPU that nobody has reserved.
             raise ValueError("num_gpus: expected more than 0 for an engine on a GPU, got 0")
         return self
 
