@@ -33,5 +33,5 @@ def test_the_builder_asks_where_its_serve_listens(monkeypatch, host):
 
 @pytest.mark.parametrize(("slots", "most"), [(8, 8), ("auto", MOST_SLOTS)])
 def test_serve_lets_through_what_an_engine_may_have_slots_for(slots, most):
-    engine = build({"engine": {"slots": slots}})._bound_deployment.init_args[1]
+    engine = build({"engine": {"slots": slots}})._bound_deployment.init_args[1]["demo"]
     assert engine._bound_deployment.max_ongoing_requests == most + CONTROL_CALLS
