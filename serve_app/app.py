@@ -15,11 +15,11 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from serve_app import settings as settings_module
-from serve_app.autoscaling import EnginePolicy
+from serve_app.autoscaling import EnginePolicy, IngressPolicy
 from serve_app.engine.deployment import CONTROL_CALLS, Engine
 from serve_app.ingress.deployment import IngressReplica
 from serve_app.ingress.router import OldestFirstRouter
-from serve_app.settings import MOST_SLOTS, EngineSettings, Settings, deployment_of
+from serve_app.settings import MOST_SLOTS, EngineSettings, IngressSettings, Settings, deployment_of
 
 SESSIONS_PER_INGRESS = 4_096
 """Connections an ingress replica takes at once: more than it can carry, so that the engines' slots are the limit."""
@@ -57,7 +57,7 @@ def wire(settings: Settings) -> Application:
     ingress = serve.deployment(
         IngressReplica,
         name="ingress",
-        num_replicas=settings.ingress.replicas,
+        **number_of_ingresses(settings.ingress),
         ray_actor_options={"num_cpus": settings.ingress.num_cpus},
         max_ongoing_requests=SESSIONS_PER_INGRESS,
         health_check_period_s=settings.engine.health_check_period_seconds,
@@ -94,19 +94,29 @@ def engines_of(settings: Settings, name: str) -> Application:
 
 def number_of_engines(engine: EngineSettings) -> dict[str, Any]:
     """What Serve is told of how many engine replicas there are to be."""
-    scaling = engine.autoscaling
-    if not scaling:
+    if not engine.autoscaling:
         return {"num_replicas": engine.replicas}
+    return _scaled(EnginePolicy, engine.scaling_rules)
+
+
+def number_of_ingresses(ingress: IngressSettings) -> dict[str, Any]:
+    """The same of the ingress."""
+    if not ingress.autoscaling:
+        return {"num_replicas": ingress.replicas}
+    return _scaled(IngressPolicy, ingress.autoscaling.model_dump())
+
+
+def _scaled(policy: type, rules: dict[str, Any]) -> dict[str, Any]:
     return {
         "autoscaling_config": AutoscalingConfig(
-            min_replicas=scaling.min_replicas,
-            max_replicas=scaling.max_replicas,
+            min_replicas=rules["min_replicas"],
+            max_replicas=rules["max_replicas"],
             # Without initial_replicas: Serve would go back to it at every deploy, whoever is speaking.
             metrics_interval_s=METRICS_SECONDS,
             look_back_period_s=LOOK_BACK_SECONDS,
             # The policy waits by itself: after Serve's delays only the last decision of a window would count.
             upscale_delay_s=0.0,
             downscale_delay_s=0.0,
-            policy=AutoscalingPolicy(policy_function=EnginePolicy, policy_kwargs=engine.scaling_rules),
+            policy=AutoscalingPolicy(policy_function=policy, policy_kwargs=rules),
         )
     }

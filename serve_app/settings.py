@@ -324,11 +324,38 @@ class LinkSettings(_Group):
         return self
 
 
+class IngressAutoscalingSettings(_Group):
+    """Ingress replicas that come and go with the connections."""
+
+    min_replicas: int = Field(default=1, ge=1, le=1000)
+    """Ingress replicas that always run."""
+
+    max_replicas: int = Field(default=10, ge=1, le=1000)
+    """Most ingress replicas."""
+
+    target_connections: int = Field(default=200, ge=1, le=4096)
+    """Sessions that one replica should hold; with more another one is started."""
+
+    scaledown_window_seconds: float = Field(default=300.0, ge=0, le=86_400)
+    """A replica is stopped once fewer were enough for this long; its clients go on at the others."""
+
+    @model_validator(mode="after")
+    def _ends_are_in_order(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas: expected at most max_replicas ({self.max_replicas}), got {self.min_replicas}"
+            )
+        return self
+
+
 class IngressSettings(_Group):
     """The ingress deployment: the replicas that clients talk to."""
 
     replicas: int = Field(default=1, ge=1, le=1000)
-    """Number of ingress replicas."""
+    """Number of ingress replicas, without `autoscaling`."""
+
+    autoscaling: IngressAutoscalingSettings | None = None
+    """Instead of `replicas`: how many there are follows from the connections. An empty group takes its defaults."""
 
     num_cpus: float = Field(default=1.0, ge=0)
     """CPU cores Ray reserves per replica."""
@@ -372,6 +399,17 @@ class IngressSettings(_Group):
 
     allowed_origins: list[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/]+)$")]] = []
     """Origins (`https://app.example.org`) whose pages may use the service, besides its own host's; `*` for all."""
+
+    @field_validator("autoscaling", mode="before")
+    @classmethod
+    def _all_keys_commented_out(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _either_fixed_or_autoscaled(self) -> Self:
+        if self.autoscaling and "replicas" in self.model_fields_set:
+            raise ValueError(f"replicas: expected no fixed number beside autoscaling, got {self.replicas}")
+        return self
 
 
 class ApiKey(_Group):
