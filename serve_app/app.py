@@ -15,7 +15,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from serve_app import settings as settings_module
-from serve_app.autoscaling import EnginePolicy, IngressPolicy
+from serve_app.autoscaling import Policy
 from serve_app.engine.deployment import CONTROL_CALLS, Engine
 from serve_app.ingress.deployment import IngressReplica
 from serve_app.ingress.router import OldestFirstRouter
@@ -96,17 +96,17 @@ def number_of_engines(engine: EngineSettings) -> dict[str, Any]:
     """What Serve is told of how many engine replicas there are to be."""
     if not engine.autoscaling:
         return {"num_replicas": engine.replicas}
-    return _scaled(EnginePolicy, engine.scaling_rules)
+    return _scaled(engine.scaling_rules)
 
 
 def number_of_ingresses(ingress: IngressSettings) -> dict[str, Any]:
     """The same of the ingress."""
     if not ingress.autoscaling:
         return {"num_replicas": ingress.replicas}
-    return _scaled(IngressPolicy, ingress.autoscaling.model_dump())
+    return _scaled(ingress.autoscaling.scaling_rules)
 
 
-def _scaled(policy: type, rules: dict[str, Any]) -> dict[str, Any]:
+def _scaled(rules: dict[str, Any]) -> dict[str, Any]:
     return {
         "autoscaling_config": AutoscalingConfig(
             min_replicas=rules["min_replicas"],
@@ -117,6 +117,6 @@ def _scaled(policy: type, rules: dict[str, Any]) -> dict[str, Any]:
             # The policy waits by itself: after Serve's delays only the last decision of a window would count.
             upscale_delay_s=0.0,
             downscale_delay_s=0.0,
-            policy=AutoscalingPolicy(policy_function=policy, policy_kwargs=rules),
+            policy=AutoscalingPolicy(policy_function=Policy, policy_kwargs=rules),
         )
     }

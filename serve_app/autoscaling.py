@@ -1,4 +1,4 @@
-"""How many engines and ingress replicas there should be: the rules, and the policies that apply them for Ray Serve.
+"""How many engines and ingress replicas there should be: the rules, and the policy that applies them for Ray Serve.
 
 Engines follow sessions. Up at once, down only when fewer were enough for a whole window of time, so that nothing flaps.
 Serve runs the policy in its controller, which knows nothing of ours: this module goes there by value and may import
@@ -86,7 +86,7 @@ class Scaler:
         return int(self._needed.add(now_s, needed))
 
 
-class EnginePolicy:
+class Policy:
     """The policy as Serve (2.60) wants it: made once from `policy_kwargs`, the fields of `Rules`, then called."""
 
     def __init__(self, **rules: Any) -> None:
@@ -109,42 +109,6 @@ class EnginePolicy:
             replicas=context.target_num_replicas,
             slots=mean_slots,
             lost_slots=lost_slots(self._rules, slots, reports.get("slots_used", {}), reports.get("headroom", {})),
-        )
-        return self._scaler.decide(situation), {}
-
-
-class IngressPolicy:
-    """The same for ingress replicas: made from the fields of `ingress.autoscaling` in `serve_app.settings`."""
-
-    def __init__(
-        self, *, min_replicas: int, max_replicas: int, target_connections: int, scaledown_window_seconds: float
-    ) -> None:
-        rules = Rules(
-            slots=target_connections,
-            min_replicas=min_replicas,
-            max_replicas=max_replicas,
-            target_share=1.0,  # the target is one already
-            steady_share=1.0,
-            buffer_replicas=0,
-            low_headroom=0.0,
-            lead_seconds=LOOK_SECONDS,
-            scaledown_window_seconds=scaledown_window_seconds,
-        )
-        self._slots = target_connections
-        self._scaler = Scaler(rules)
-        self._next_look_s = 0.0
-
-    def __call__(self, context: "AutoscalingContext") -> tuple[int, dict[str, Any]]:
-        """The number of replicas, and no state for Serve to keep."""
-        if context.current_time < self._next_look_s:
-            return context.target_num_replicas, {}
-        self._next_look_s = context.current_time + LOOK_SECONDS
-        connections = sum((context.aggregated_metrics or {}).get("connections", {}).values())
-        situation = Situation(
-            now_s=context.current_time,
-            sessions=round(connections),
-            replicas=context.target_num_replicas,
-            slots=self._slots,
         )
         return self._scaler.decide(situation), {}
 

@@ -339,6 +339,18 @@ class IngressAutoscalingSettings(_Group):
     scaledown_window_seconds: float = Field(default=300.0, ge=0, le=86_400)
     """A replica is stopped once fewer were enough for this long; its clients go on at the others."""
 
+    @property
+    def scaling_rules(self) -> dict[str, Any]:
+        """The fields of `serve_app.autoscaling.Rules`: a replica's slots are its target, and all of them are filled."""
+        return self.model_dump(exclude={"target_connections"}) | {
+            "slots": self.target_connections,
+            "target_share": 1.0,
+            "steady_share": 1.0,
+            "buffer_replicas": 0,
+            "low_headroom": 0.0,
+            "lead_seconds": 1.0,
+        }
+
     @model_validator(mode="after")
     def _ends_are_in_order(self) -> Self:
         if self.min_replicas > self.max_replicas:

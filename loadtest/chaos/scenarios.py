@@ -40,6 +40,11 @@ SCENARIOS: Mapping[str, Scenario] = {
     "redeploy": Scenario(rollouts.redeploy, least_seconds=rollouts.INGRESS_DRAIN_SECONDS + 4 * BEFORE_HARM_SECONDS),
     "roll-engines": Scenario(rollouts.roll_engines),
     "drain": Scenario(rollouts.drain, args={"engine": {"placement": "spread"}}),
+    "scale-ingress": Scenario(
+        rollouts.scale_ingress,
+        spare_slots=rollouts.CROWD,
+        args={"ingress": {"autoscaling": rollouts.INGRESS_SCALING}},
+    ),
     "network-cut": Scenario(kills.cut_the_network),
     "slow-client": Scenario(
         crowds.slow_clients,

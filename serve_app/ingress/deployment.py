@@ -65,10 +65,6 @@ class IngressReplica:
         )
         on_graceful_shutdown(self._shutdown.begin)
 
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `serve_app.autoscaling` wants to know of this replica; Serve asks about once a second."""
-        return {"connections": float(len(self._routes.sessions))}
-
     async def transcribe(self, audio: Queue, query: Mapping[str, str]) -> AsyncGenerator[str]:
         """For Ray programs: `WS /v1/stream` with the queue's items as the client's messages, None being the end.
 
