@@ -22,7 +22,7 @@ NODES = 5
 LEAST_SECONDS = 90.0
 """Audio for three losses, with time to recover from each."""
 
-RECOVERY_SECONDS = 120.0
+RECOVERY_SECONDS = 180.0
 """How long it may take until everything runs twice again."""
 
 
