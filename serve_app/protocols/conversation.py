@@ -186,7 +186,8 @@ class _Connection:
                 seat = await self._registry.resume(resume.token, credential, self._dialect.name)
             else:
                 model = self._host.models.named(wishes.model)
-                seat = self._registry.new(credential, self._dialect.name, model)
+                may_wait = wishes.wait_s > 0
+                seat = self._registry.new(credential, self._dialect.name, model, may_wait=may_wait)
         except SpeechError as error:
             self._host.count_unusable(self._dialect.name, error)
             await self._say_goodbye(error)
