@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from loadtest.chaos.attack import BEFORE_HARM_SECONDS, BETWEEN_HARMS_SECONDS, Attack
+from loadtest.chaos.attack import BEFORE_HARM_SECONDS, Attack
 from loadtest.chaos.nodes import Node, Nodes
 from loadtest.chaos.service import ENGINES, Replica
 
@@ -25,6 +25,9 @@ LEAST_SECONDS = 90.0
 RECOVERY_SECONDS = 180.0
 """How long it may take until everything runs twice again."""
 
+FILLED_SECONDS = 10.0
+"""By then every ingress has noticed a new vault, and has saved every session to it."""
+
 
 async def lose_nodes(attack: Attack) -> None:
     """SIGKILL for all on a node: that of the engine with the sessions, that of an ingress, that of a vault.
@@ -34,16 +37,16 @@ async def lose_nodes(attack: Attack) -> None:
     nodes = attack.service.nodes
     assert nodes
     await asyncio.sleep(BEFORE_HARM_SECONDS)
-    await _recovered(attack)
+    await _recovered(attack, nodes)
     for lose in (_lose_engine, _lose_ingress, _lose_vault):
         if attack.time_left_s <= 0:
             attack.problem(f"{lose.__name__[1:]}: the sessions were over before it could be done")
             return
         killed_at = time.monotonic()
         await lose(attack, nodes)
-        await _recovered(attack)
+        await _recovered(attack, nodes)
         attack.note(f"{lose.__name__[1:]}: everything ran twice again after {time.monotonic() - killed_at:.0f} s")
-        await asyncio.sleep(BETWEEN_HARMS_SECONDS)
+        await asyncio.sleep(FILLED_SECONDS)
 
 
 async def _lose_engine(attack: Attack, nodes: Nodes) -> None:
@@ -69,13 +72,13 @@ async def _lose(attack: Attack, nodes: Nodes, node: Node, holds: str, others: Se
     await asyncio.to_thread(nodes.kill, node)
 
 
-async def _recovered(attack: Attack) -> None:
-    """Wait until all replicas run, and every session that speaks is in two vaults."""
+async def _recovered(attack: Attack, nodes: Nodes) -> None:
+    """Wait until all replicas run, and vaults on two nodes."""
     service = attack.service
 
     async def all_there() -> bool:
-        running = [len(await service.replicas(deployment)) for deployment in ("engine", "ingress")]
-        copies = await service.vault_copies()
-        return running == [ENGINES, INGRESSES] and copies == VAULTS
+        if [len(await service.replicas(deployment)) for deployment in ("engine", "ingress")] != [ENGINES, INGRESSES]:
+            return False
+        return sum(bool(node.processes("VaultActor")) for node in (nodes.head, *nodes.workers)) == VAULTS
 
-    await service.wait_until(all_there, "two engines, two ingresses and two vaults", RECOVERY_SECONDS)
+    await service.wait_until(all_there, "two engines, two ingresses and vaults on two nodes", RECOVERY_SECONDS)

@@ -101,10 +101,6 @@ class Service:
         """Sessions in the vault, as the ingress replicas know it; those that have died may still be told of."""
         return int(min(await self._metric("stt_vault_sessions"), default=0))
 
-    async def vault_copies(self) -> int:
-        """Vaults that have every session, as the ingress replicas know it."""
-        return int(min(await self._metric("stt_vault_copies"), default=0))
-
     async def slots_used(self) -> int:
         """Slots taken on the engines that the ingress is connected to, by its own account."""
         return int(sum(load["slots_used"] for load in (await self.status())["engines"].values()))
