@@ -97,7 +97,7 @@ async def test_a_realtime_session_may_name_its_model_later_but_before_audio(serv
 
     async with websockets.connect(service.at("/v1/realtime")) as connection, asyncio.timeout(30):
         assert json.loads(await connection.recv())["type"] == "session.created"
-        for model, slots in (("second", (0, 1)), ("gpt-4o-transcribe", (1, 0)), ("second", (0, 1))):
+        for model, slots in (("second", (0, 1)), ("gpt-4o-transcribe", (0, 1)), ("demo", (1, 0)), ("second", (0, 1))):
             await connection.send(naming(model))
             answer = json.loads(await connection.recv())
             assert answer["type"] == "session.updated"

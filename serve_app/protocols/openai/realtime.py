@@ -124,8 +124,9 @@ class Realtime(Dialect):
 
     async def _configure(self, session: Session, event: Update | OldUpdate) -> None:
         changed = replace(self._configuration, **event.changes)
-        if changed.model != self._configuration.model:
-            await self._change_model(session, choose(self._models, changed.model))
+        model = choose(self._models, changed.model)
+        if changed.model == model.name:  # OpenAI's own names are no wish: many clients always send one
+            await self._change_model(session, model)
         is_old = isinstance(event, OldUpdate)
         if changed.audio_format != self._configuration.audio_format:
             await self._bring_audio_out(session)
