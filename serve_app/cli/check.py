@@ -33,18 +33,25 @@ def check(
         if document.get("kind") == "RayService":
             # The Secret with the keys is made of the file beside it.
             environ = {"STT_KEYS_FILE": str(file.absolute().with_name("keys.yaml"))}
-            engine = _engine(yaml.safe_load(document["spec"]["serveConfigV2"]), f"{file}: serveConfigV2", environ)
+            engines = _engines(yaml.safe_load(document["spec"]["serveConfigV2"]), f"{file}: serveConfigV2", environ)
         else:
             _check_launcher(document, file)
-            engine = _engine(_read(config), str(config), {})
+            engines = _engines(_read(config), str(config), {})
         found = cluster_file.groups(document)
     except (UnusableFile, SettingsError) as error:
         fail(error, BAD_INPUT)
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(f"{file}: expected a file for `ray up` or a RayService, got: {error!r}", BAD_INPUT)
-    if wrong := [f"{file}: {problem}" for problem in cluster_file.problems(found, read_gpus(), engine)]:
-        fail("\n".join(wrong), BAD_INPUT)
-    typer.echo(f"{file}: nothing wrong; up to {engine.most_replicas} engines, each on {engine.gpu or 'any machine'}")
+    # Each model's engines by themselves: what is wrong with the machines is told once.
+    wrong = dict.fromkeys(
+        problem for engine in engines for problem in cluster_file.problems(found, read_gpus(), engine)
+    )
+    if wrong:
+        fail("\n".join(f"{file}: {problem}" for problem in wrong), BAD_INPUT)
+    most = "; ".join(
+        f"up to {engine.most_replicas} engines, each on {engine.gpu or 'any machine'}" for engine in engines
+    )
+    typer.echo(f"{file}: nothing wrong; {most}")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -57,13 +64,13 @@ def _read(file: Path) -> dict[str, Any]:
     return document
 
 
-def _engine(document: Mapping[str, Any], origin: str, environ: Mapping[str, str]) -> EngineSettings:
-    """The engine's settings in one of Serve's config files. Raises UnusableFile, SettingsError."""
+def _engines(document: Mapping[str, Any], origin: str, environ: Mapping[str, str]) -> list[EngineSettings]:
+    """The settings of each model's engines in one of Serve's config files. Raises UnusableFile, SettingsError."""
     if wrong := serve_schema.problems(document):
         raise UnusableFile("\n".join(f"{origin}: {problem}" for problem in wrong))
     settings = from_args(document["applications"][0].get("args") or {}, environ, origin)
     settings.auth.check_host((document.get("http_options") or {}).get("host", "0.0.0.0"))
-    return settings.engine
+    return [served.engine for served in settings.served.values()]
 
 
 def _check_launcher(document: Mapping[str, Any], file: Path) -> None:

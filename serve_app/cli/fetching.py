@@ -1,4 +1,4 @@
-"""A model's checkpoint, fetched and checked before anything is started.
+"""The checkpoints, fetched and checked before anything is started.
 
 A wrong checkpoint then costs a second instead of a start of Ray, and a download shows its progress and has its time.
 """
@@ -10,13 +10,13 @@ from serve_app.cli.config import Overrides
 from serve_app.settings import Settings
 
 
-def fetch_checkpoint(settings: Settings, overrides: Overrides) -> None:
-    """Download the model's checkpoint where it is not local, and check it. Raises CheckpointError.
+def fetch_checkpoints(settings: Settings, overrides: Overrides) -> None:
+    """Download each model's checkpoint where it is not local, and check it. Raises CheckpointError.
 
     On somebody else's cluster that is left to the engines, whose machines and folders are not ours.
     """
-    if overrides.private:
-        fetch_parts(settings)
+    for served in settings.served.values() if overrides.private else ():
+        fetch_parts(served)
 
 
 def fetch_parts(settings: Settings) -> CheckpointParts:

@@ -212,7 +212,9 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     settings = overrides.settings(config)
     settings.auth.check_host(address.host)
     if overrides.private:
-        OwnGpus.found().check(settings.engine)
+        gpus = OwnGpus.found()
+        for served in settings.served.values():
+            gpus.check(served.engine)
     with processes.signals_as_exits():
         leftovers.sweep()
         server, folder = None, leftovers.RunFolder()
