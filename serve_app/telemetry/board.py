@@ -29,6 +29,8 @@ class Source(NamedTuple):
     deployment: str
     """`INGRESS` or `ENGINE`."""
     replica: str
+    model: str = ""
+    """The one that an engine has."""
 
 
 class Report(NamedTuple):
