@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?=
 PORT ?= 8000
+KAFKA_PORT ?= 9092
 MODEL ?= demo
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve smoke test long soak chaos bench lint types unit format lock audit samples screenshot clean
+.PHONY: help setup install demo serve dev smoke test kafka test-kafka long soak chaos bench lint types unit format lock audit samples screenshot clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,16 +21,26 @@ $(READY): requirements.lock pyproject.toml
 	@tools/make_venv.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 
+install: setup ## the same
+
 demo: setup ## serve the demo model, transcribe a clip in real time, stop
 	@$(BIN)/stt demo
 
 serve: setup ## serve a model: make serve [MODEL=stt-1b-en_fr] [PORT=8000]
 	@$(BIN)/stt serve --model "$(MODEL)" --port "$(PORT)"
 
+dev: serve ## the same
+
 smoke: setup ## try everything that a running service can do: make smoke [PORT=8000]
 	@$(BIN)/stt smoke --url "http://127.0.0.1:$(PORT)"
 
 test: lint types unit ## every check and every test
+
+kafka: setup ## Apache Kafka on this machine until Ctrl-C (needs Java 17 and Maven): make kafka [KAFKA_PORT=9092]
+	@$(BIN)/python -m tools.kafka.broker --port $(KAFKA_PORT)
+
+test-kafka: setup ## the bridge with a real Apache Kafka: kills, rebalances, bad input (needs Java 17 and Maven)
+	@$(BIN)/pytest -q tests/kafka
 
 chaos: setup ## harm a service in every way we know while 16 sessions speak, and count what is lost (20 minutes)
 	@$(BIN)/python -m loadtest.chaos --scenario all --sessions 16
@@ -51,7 +62,7 @@ types: setup ## mypy, strict on serve_app
 	@$(BIN)/mypy
 
 unit: setup ## the tests alone: those of single modules three files at a time, then those of the whole application
-	@$(BIN)/pytest -q -n 3 --dist loadfile --ignore tests/system --ignore tests/long
+	@$(BIN)/pytest -q -n 3 --dist loadfile --ignore tests/system --ignore tests/long --ignore tests/kafka
 	@$(BIN)/pytest -q tests/system
 
 format: setup ## let ruff put the code in order
@@ -72,4 +83,4 @@ screenshot: setup ## make docs/page.png again: the page in Chromium, with a real
 	@$(BIN)/pytest -q tests/system/test_dialects.py -k page --screenshot docs/page.png
 
 clean: ## remove .venv and caches
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .kafka

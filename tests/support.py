@@ -275,14 +275,17 @@ async def answers_until_close(connection: ClientConnection) -> list[str | bytes]
 
 
 @asynccontextmanager
-async def serving(engines: DirectEngines, vault: LocalVault | None = None, **args) -> AsyncIterator[Service]:
+async def serving(
+    engines: DirectEngines, vault: LocalVault | None = None, port: int = 0, **args
+) -> AsyncIterator[Service]:
+    """An ingress on this port of 127.0.0.1, or on any that is free."""
     settings = settings_module.from_args(args, environ={})
     vault = vault or LocalVault(settings.session.resume_window_seconds)
     metrics = IngressMetrics(CollectorRegistry())
     board = LocalBoard(engines)
     publisher = Publisher(Source(INGRESS, "ingress-1"), metrics.registry, board)
     ingress = Ingress(settings, engines, vault, metrics, publisher)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(BoundedConfig(ingress.application(), log_level="warning", lifespan="on"))
     running = asyncio.create_task(server.serve([listener]))
     async with asyncio.timeout(10):
