@@ -1,8 +1,12 @@
-"""The `stt` command: `stt transcribe`, `mic`, `latency`, `serve`, `top`, `smoke`, `keys`, `plan` and `demo`."""
+"""The `stt` command: `stt transcribe`, `mic`, `latency`, `serve`, `top`, `smoke`, `keys`, `plan`, `demo`,
+`kafka-send` and `kafka-listen`.
+"""
 
 import typer
 
 from serve_app.cli.demo import demo
+from serve_app.cli.kafka_listen import kafka_listen
+from serve_app.cli.kafka_send import kafka_send
 from serve_app.cli.keys import keys
 from serve_app.cli.latency import latency
 from serve_app.cli.mic import mic
@@ -26,6 +30,8 @@ app.command()(top)
 app.command()(smoke)
 app.command()(plan)
 app.command()(demo)
+app.command()(kafka_send)
+app.command()(kafka_listen)
 app.add_typer(keys, name="keys")
 
 

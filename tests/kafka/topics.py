@@ -139,6 +139,16 @@ class Reader:
             assert time.monotonic() < deadline, f"expected {count} messages, got {self.chunk_ids()} in {seconds:g} s"
             self._take(0.2)
 
+    def wait_for_chunks(
+        self, chunk_ids: Iterable[str], seconds: float, alive: Callable[[], None] = lambda: None
+    ) -> None:
+        """Read until there is a message for each of these chunks; `alive` as above."""
+        wanted, deadline = set(chunk_ids), time.monotonic() + seconds
+        while missing := wanted - set(self.chunk_ids()):
+            alive()
+            assert time.monotonic() < deadline, f"no transcripts of {sorted(missing)} in {seconds:g} s"
+            self._take(0.2)
+
     def wait_quietly(self, seconds: float) -> None:
         """Read whatever else comes in so many seconds."""
         deadline = time.monotonic() + seconds
