@@ -10,7 +10,7 @@ MODEL ?= demo
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup install demo serve dev smoke test kafka test-kafka long soak chaos bench lint types unit format lock audit samples screenshot clean
+.PHONY: help setup demo serve smoke test long soak chaos bench lint types unit format lock audit samples screenshot clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,21 +21,18 @@ $(READY): requirements.lock pyproject.toml
 	@tools/make_venv.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-install: setup ## the same
-
 demo: setup ## serve the demo model, transcribe a clip in real time, stop
 	@$(BIN)/stt demo
 
 serve: setup ## serve a model: make serve [MODEL=stt-1b-en_fr] [PORT=8000]
 	@$(BIN)/stt serve --model "$(MODEL)" --port "$(PORT)"
 
-dev: serve ## the same
-
 smoke: setup ## try everything that a running service can do: make smoke [PORT=8000]
 	@$(BIN)/stt smoke --url "http://127.0.0.1:$(PORT)"
 
 test: lint types unit ## every check and every test
 
+.PHONY: kafka test-kafka
 kafka: setup ## Apache Kafka on this machine until Ctrl-C (needs Java 17 and Maven): make kafka [KAFKA_PORT=9092]
 	@$(BIN)/python -m tools.kafka.broker --port $(KAFKA_PORT)
 

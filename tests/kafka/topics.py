@@ -103,10 +103,6 @@ class Topics:
             self._producer.poll(0)
         assert self._producer.flush(PATIENCE_S) == 0
 
-    def inputs(self) -> "Reader":
-        """What was sent, from the beginning."""
-        return Reader(self.address, self.name)
-
     def transcripts(self) -> "Reader":
         """What comes out, from the beginning."""
         return Reader(self.address, self.output)
