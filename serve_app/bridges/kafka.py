@@ -19,6 +19,8 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -87,8 +89,10 @@ async def _run(settings: KafkaSettings, url: str, key: str | None, host: str, po
 class _Server(uvicorn.Server):
     """Leaves signals to the bridge, which ends the server."""
 
-    def install_signal_handlers(self) -> None:
-        """Install none."""
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
 
 
 if __name__ == "__main__":
