@@ -93,11 +93,13 @@ class Reader:
         self._consumer.subscribe([topic])
         self.messages: list = []
 
+    def wait(self) -> None:
+        """Wait a moment for messages."""
+        self.messages += [message for message in self._consumer.consume(100, 0.2) if message.error() is None]
+
     def read(self) -> list[dict]:
         """Wait a moment; all messages so far, as JSON."""
-        for message in self._consumer.consume(100, 0.2):
-            if message.error() is None:
-                self.messages.append(message)
+        self.wait()
         return [json.loads(message.value()) for message in self.messages]
 
     def close(self) -> None:
