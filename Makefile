@@ -24,8 +24,8 @@ $(READY): requirements.lock pyproject.toml
 demo: setup ## serve the demo model, transcribe a clip in real time, stop
 	@$(BIN)/stt demo
 
-serve: setup ## serve a model: make serve [MODEL=stt-1b-en_fr] [PORT=8000]
-	@$(BIN)/stt serve --model "$(MODEL)" --port "$(PORT)"
+serve: setup ## serve a model: make serve [MODEL=stt-1b-en_fr] [PORT=8000] [KAFKA=host:9092]
+	@$(if $(KAFKA),LOOM_KAFKA_BOOTSTRAP_SERVERS="$(KAFKA)") $(BIN)/stt serve --model "$(MODEL)" --port "$(PORT)"
 
 smoke: setup ## try everything that a running service can do: make smoke [PORT=8000]
 	@$(BIN)/stt smoke --url "http://127.0.0.1:$(PORT)"

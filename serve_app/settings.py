@@ -673,6 +673,11 @@ def environment_key(environ: Mapping[str, str]) -> str:
     return key or (":".join(pair) if all(pair) else "")
 
 
+def bridge_key(kafka: KafkaSettings, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The API key that the Kafka bridge shows to the service: its own, else the one in the environment."""
+    return kafka.service_key.get_secret_value() if kafka.service_key else environment_key(environ) or None
+
+
 def key_digest(key: bytes) -> str:
     """What is kept of a key. Its 256 random bits need no slow hash, which would let strangers keep the server busy."""
     return hashlib.sha256(key).hexdigest()

@@ -35,3 +35,18 @@ def test_the_builder_asks_where_its_serve_listens(monkeypatch, host):
 def test_serve_lets_through_what_an_engine_may_have_slots_for(slots, most):
     engine = build({"engine": {"slots": slots}})._bound_deployment.init_args[1]
     assert engine._bound_deployment.max_ongoing_requests == most + CONTROL_CALLS
+
+
+def test_a_bridge_is_part_of_the_application_where_the_settings_say_so():
+    assert build({})._bound_deployment.init_args[3] is None
+    args = {"kafka": {"bootstrap_servers": "here:9092", "replicas": 3}}
+    bridge = build(args)._bound_deployment.init_args[3]._bound_deployment
+    assert (bridge.name, bridge.num_replicas, bridge.init_args[1:]) == ("bridge", 3, ("ws://127.0.0.1:8000", None))
+
+
+def test_a_bridge_needs_a_key_where_the_service_does():
+    args = {"kafka": {"bootstrap_servers": "here:9092"}, "auth": {"keys": [{"name": "ann", "sha256": "a" * 64}]}}
+    with pytest.raises(SettingsError, match=r"kafka\.service_key: expected an API key"):
+        build(args)
+    args["kafka"]["service_key"] = "secret"
+    assert build(args)._bound_deployment.init_args[3]._bound_deployment.init_args[2] == "secret"

@@ -14,11 +14,12 @@ Exit status 2: the settings are wrong.
 """
 
 import asyncio
-import os
 import secrets
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ from serve_app import settings as settings_module
 from serve_app.bridges.bridge import Bridge
 from serve_app.bridges.health import application
 from serve_app.bridges.settings import KafkaSettings
-from serve_app.settings import SettingsError, environment_key
+from serve_app.settings import SettingsError, bridge_key
 from serve_app.telemetry import configure_logging, get_logger
 from serve_app.telemetry.board import BRIDGE, Source
 from serve_app.telemetry.bridge_metrics import BridgeMetrics
@@ -55,13 +56,8 @@ def main(
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
     configure_logging(settings.log_level, settings.log_format)
-    key = service_key(settings.kafka)
-    asyncio.run(_run(settings.kafka, url or settings.kafka.service_url or DEFAULT_URL, key, host, port))
-
-
-def service_key(settings: KafkaSettings) -> str | None:
-    """The key that the bridge shows to the service: its own, else the one in the environment."""
-    return settings.service_key.get_secret_value() if settings.service_key else environment_key(os.environ) or None
+    url = url or settings.kafka.service_url or DEFAULT_URL
+    asyncio.run(_run(settings.kafka, url, bridge_key(settings.kafka), host, port))
 
 
 async def _run(settings: KafkaSettings, url: str, key: str | None, host: str, port: int) -> None:
@@ -87,8 +83,10 @@ async def _run(settings: KafkaSettings, url: str, key: str | None, host: str, po
 class _Server(uvicorn.Server):
     """Leaves signals to the bridge, which ends the server."""
 
-    def install_signal_handlers(self) -> None:
-        """Install none."""
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
 
 
 if __name__ == "__main__":

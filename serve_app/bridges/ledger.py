@@ -5,7 +5,6 @@ overtake one another. So what is done beyond the position is told in the text th
 """
 
 import base64
-import binascii
 
 SCHEME = "done:"
 """What our texts begin with: others may have committed positions of this group, too."""
@@ -69,6 +68,6 @@ def _offsets(metadata: str, position: int) -> set[int]:
         return set()
     try:
         bits = int.from_bytes(base64.b64decode(metadata.removeprefix(SCHEME), validate=True), "little")
-    except binascii.Error:
+    except ValueError:
         return set()
     return {position + place for place in range(min(bits.bit_length(), MOST_AHEAD)) if bits >> place & 1}

@@ -32,9 +32,16 @@ class IngressReplica:
     """One replica: the routes, and the links to the engines behind them."""
 
     async def __init__(  # type: ignore[misc]
-        self, settings: Settings, engine: DeploymentHandle, token_secret: bytes
+        self,
+        settings: Settings,
+        engine: DeploymentHandle,
+        token_secret: bytes,
+        bridge: DeploymentHandle | None = None,
     ) -> None:
-        """`engine` is the handle of the engine deployment; `token_secret` signs browsers' tokens."""
+        """`engine` is the handle of the engine deployment; `token_secret` signs browsers' tokens.
+
+        `bridge` is not called: Serve runs the deployments that its ingress is given.
+        """
         configure_logging(settings.log_level, settings.log_format)
         warn_of_python_proxy()
         return_freed_memory()

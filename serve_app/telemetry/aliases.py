@@ -2,8 +2,8 @@
 
 moshi-server (`moshi-server/src/metrics.rs`): `asr_connect`, `asr_open_channels`, `asr_model_step_duration`,
 `asr_connection_num_steps`. The Kafka service of the seeds: `kyutai_stt_audio_chunks_processed_total`,
-`kyutai_stt_transcripts_produced_total` and `kyutai_stt_processing_duration_seconds`, which are those of the Kafka bridge;
-without one the transcripts are sessions that were transcribed to their end, and the duration is that of a frame.
+`kyutai_stt_transcripts_produced_total` and `kyutai_stt_processing_duration_seconds`, which are those of the Kafka
+bridge; without one the transcripts are sessions that were transcribed to their end, and the duration is a frame's.
 """
 
 import math

@@ -4,6 +4,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serve_app.telemetry import buckets
 
+CONNECTED = "stt_bridge_connected"
+
 
 class BridgeMetrics:
     """One bridge's."""
@@ -23,7 +25,7 @@ class BridgeMetrics:
             buckets=buckets.CHUNKS,
             registry=registry,
         )
-        self.connected = self._gauge("stt_bridge_connected", "1 while the brokers and the service answer, else 0.")
+        self.connected = self._gauge(CONNECTED, "1 while the brokers and the service answer, else 0.")
         self.lag = self._gauge("stt_bridge_lag", "Messages without an answer on the partitions of this bridge.")
         self.pending = self._gauge("stt_bridge_pending", "Chunks that were read and have no answer.")
         self.partitions = self._gauge("stt_bridge_partitions", "Partitions of this bridge.")
