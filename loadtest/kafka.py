@@ -97,7 +97,7 @@ def fill(settings: KafkaSettings, recorded: Sequence[Sequence[AudioChunk]]) -> N
     topics = (settings.input_topic, settings.output_topic, settings.dead_letter_topic)
     for made in admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in topics]).values():
         made.result(BROKER_SECONDS)
-    producer = Producer(settings.client_properties)
+    producer = Producer(settings.client_properties | {"enable.idempotence": True})
     for turn in range(max(map(len, recorded))):
         for chunks in recorded:
             if turn < len(chunks):

@@ -79,7 +79,9 @@ def _send(settings: KafkaSettings, chunks: Iterator[AudioChunk], rtf: float) -> 
         if error:
             refused.append(error)
 
-    producer = Producer(client_properties(settings) | {"delivery.timeout.ms": round(ANSWER_SECONDS * 1_000)})
+    # Idempotent: what is sent again after a failure must not come behind what followed it.
+    properties = {"delivery.timeout.ms": round(ANSWER_SECONDS * 1_000), "enable.idempotence": True}
+    producer = Producer(client_properties(settings) | properties)
     producer.list_topics(timeout=ANSWER_SECONDS)
     began, spoken, sent = time.monotonic(), 0.0, 0
     for chunk in chunks:

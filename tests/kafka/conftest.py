@@ -21,7 +21,6 @@ from tools.kafka.broker import JAVA_PACKAGE, MAVEN_PACKAGE, Broker, BrokerFailed
 
 START_SECONDS = 300
 STOP_SECONDS = 120
-SESSION_TIMEOUT_MS = 10_000
 
 
 class ServiceProcess:
@@ -67,8 +66,6 @@ class BridgeProcess:
             "group_id": topics.name,
             "transactional_id_prefix": topics.name,
             "session_gap_seconds": 20.0,
-            # A member that was killed keeps its partitions this long.
-            "librdkafka": {"session.timeout.ms": SESSION_TIMEOUT_MS, "heartbeat.interval.ms": SESSION_TIMEOUT_MS // 10},
             **settings,
         }
         name = f"{topics.name}-{uuid.uuid4().hex[:4]}"

@@ -82,7 +82,8 @@ class Topics:
         )
         for future in made.values():
             future.result(PATIENCE_S)
-        self._producer = Producer({"bootstrap.servers": self.address})
+        # Idempotent: what is sent again after a failure must not come behind what followed it.
+        self._producer = Producer({"bootstrap.servers": self.address, "enable.idempotence": True})
 
     @property
     def output(self) -> str:
