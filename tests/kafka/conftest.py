@@ -120,14 +120,19 @@ class BridgeProcess:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """One broker for all tests; where none can run they are skipped, saying why."""
+def jars() -> None:
+    """What a broker needs; where it cannot be had tests are skipped, saying why."""
     for program, package in (("java", JAVA_PACKAGE), ("mvn", MAVEN_PACKAGE)):
         find_program(program, package)
     try:
         classpath()
     except BrokerFailed as error:
         pytest.skip(f"no Kafka here: {error}")
+
+
+@pytest.fixture(scope="session")
+def broker(jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """One broker for all tests."""
     made = Broker(tmp_path_factory.mktemp("kafka"))
     made.start()
     try:
