@@ -176,16 +176,15 @@ class Broker:
         there = admin.list_topics(timeout=CALL_SECONDS).topics
         source = there.get(settings.input_topic)
         partitions = len(source.partitions) if source and source.partitions else -1
-        names = (settings.input_topic, settings.output_topic, settings.dead_letter_topic)
-        missing = [name for name in names if name not in there]
-        if not missing:
-            return
-        for name, future in admin.create_topics([NewTopic(name, partitions) for name in missing]).items():
+        for name in (settings.input_topic, settings.output_topic, settings.dead_letter_topic):
+            # Brokers may be so kind as to make a topic when it is asked for.
+            if name in there or admin.list_topics(name, timeout=CALL_SECONDS).topics[name].error is None:
+                continue
             try:
-                future.result(CALL_SECONDS)
+                admin.create_topics([NewTopic(name, partitions)])[name].result(CALL_SECONDS)
                 _log.info("topic made", topic=name)
-            except (KafkaException, TimeoutError) as error:  # the brokers may make it when it is first used
-                _log.warning("topic could not be made", topic=name, reason=str(error))
+            except (KafkaException, TimeoutError) as error:
+                _log.warning("topic could not be made", topic=name, reason=repr(error))
 
     def _poll(self, pause: list[int], resume: list[int]) -> tuple[list[Assigned | Revoked], list[Message]]:
         if pause:
