@@ -88,14 +88,23 @@ class Broker:
     """See the module's docstring. Its methods run in one event loop."""
 
     def __init__(self, settings: KafkaSettings, last_words: Callable[[Sequence[int]], Batch]) -> None:
-        """`last_words` is called in the event loop when partitions are given back: what is still to be committed."""
+        """`last_words` is called in the event loop when partitions are given back: what is still to be committed.
+
+        Raises BrokerFailed for properties that librdkafka does not take.
+        """
         self._settings = settings
         self._last_words = last_words
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka")
         self._news: list[Assigned | Revoked] = []
-        common = settings.client_properties
-        self._consumer = Consumer(
+        try:
+            self._consumer, self._producer = self._clients()
+        except KafkaException as error:
+            raise BrokerFailed(str(error.args[0])) from error
+
+    def _clients(self) -> tuple[Consumer, Producer]:
+        settings, common = self._settings, self._settings.client_properties
+        consumer = Consumer(
             {
                 "session.timeout.ms": round(1000 * SESSION_SECONDS),
                 "receive.message.max.bytes": LARGEST_ANSWER_BYTES,
@@ -111,7 +120,7 @@ class Broker:
                 "partition.assignment.strategy": "cooperative-sticky",
             }
         )
-        self._producer = Producer(
+        producer = Producer(
             {
                 "transaction.timeout.ms": round(1000 * settings.transaction_timeout_seconds),
                 "linger.ms": 0,
@@ -120,6 +129,7 @@ class Broker:
                 "transactional.id": f"{settings.transactional_id_prefix}-{secrets.token_hex(8)}",
             }
         )
+        return consumer, producer
 
     async def start(self) -> None:
         """Reach the brokers and join the group. Raises BrokerFailed."""
