@@ -64,7 +64,7 @@ class _Stream:
             self._listener.on_result(FrameResult(self._frame, token, self._pauses, codes))
             self._frame += 1
 
-    async def close(self) -> None:
+    def close(self) -> None:
         pass
 
 

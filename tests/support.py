@@ -71,7 +71,7 @@ class _LeasedStream:
     def send(self, frames: NDArray[np.float32]) -> None:
         self._link.send(self._stream, frames)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self._leased.discard(self)
         self._link.detach(self._stream)
         next(self._closing, None)
@@ -98,6 +98,7 @@ class DirectEngines:
         self.service, self.link = engines[0]
         self.is_ready = True
         self.can_grow = False
+        self.is_full = False
         self.leased: set[_LeasedStream] = set()
 
     @property

@@ -94,7 +94,8 @@ async def test_devices_in_chunks_say_what_a_websocket_says(brokers, service, cli
 
 async def test_what_cannot_be_used_becomes_a_dead_letter_and_the_rest_goes_on(brokers, service, clip):
     settings = new_settings(brokers, session_gap_seconds=1.0, max_message_bytes=2**20, dead_letter_bytes=1000)
-    good = cut(clip.samples[: 3 * 24_000], "good")
+    samples = clip.samples[: 3 * 24_000]
+    good, expected = cut(samples, "good"), await websocket_words(service, samples)
     lying = good[0].model_copy(update={"device_id": "liar", "chunk_id": "liar", "sample_rate": 48_000})
     noise = np.full(24_000, np.nan, np.float32)
     poison = {
@@ -123,7 +124,8 @@ async def test_what_cannot_be_used_becomes_a_dead_letter_and_the_rest_goes_on(br
     assert sorted(transcript["chunk_id"] for transcript in transcripts) == ["good-0", "good-0", "good-1"]
     assert [transcript["words"] for transcript in transcripts if transcript["device_id"] == "empty"] == [[]]
     heard = sorted((t for t in transcripts if t["device_id"] == "good"), key=lambda t: t["chunk_id"])
-    assert [word["word"] for transcript in heard for word in transcript["words"]] == clip.words[:3]
+    said = [word["word"] for transcript in heard for word in transcript["words"]]
+    assert said == [word.text for word in expected]
     for letter in letters.messages:
         headers = {name: value.decode() for name, value in letter.headers()}
         value = next(value for value in poison if value[:1000] == letter.value())

@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.errors import EngineLost, SpeechError, StepFailed
 from serve_app.link.client import LinkClient
-from serve_app.link.messages import Attach, Grant, Refused, encode
+from serve_app.link.messages import Attach, Detach, Grant, Refused, encode
 from serve_app.link.server import MAX_STRANGER_GUESSES, MAX_STRANGERS, LinkServer
 from serve_app.settings import LinkSettings
 from serve_app.speech import FRAME_SAMPLES, FrameResult, FrameResults
@@ -188,6 +188,29 @@ async def test_when_the_ingress_goes_its_streams_are_given_up(engine, client):
     await client.attach(engine.grant(1), Listener())
     await client.close()
     await until(lambda: engine.detached == [1])
+
+
+async def test_a_stream_that_is_over_is_given_back_at_once(engine, client):
+    listener = Listener()
+    await client.attach(engine.grant(1), listener)
+    await client.attach(engine.grant(2), Listener())
+    client.detach(1)
+    client.detach(1)
+    await until(lambda: engine.detached == [1])
+    engine.link.send_results(results((1, 0, 30)))
+    assert engine.link.is_attached(2)
+    assert not listener.results
+
+
+async def test_nobody_gives_back_the_stream_of_another(engine, client):
+    stranger = await LinkClient.connect("127.0.0.1", engine.port, SETTINGS, name="stranger")
+    await client.attach(engine.grant(1), Listener())
+    await stranger.attach(engine.grant(2), Listener())
+    stranger._connection.send(Detach(1))
+    stranger.detach(2)
+    await until(lambda: engine.detached == [2])
+    assert engine.link.is_attached(1)
+    await stranger.close()
 
 
 async def test_when_the_engine_goes_every_listener_hears_it_once(engine, client):

@@ -9,6 +9,7 @@ from serve_app.link.messages import (
     SECRET_BYTES,
     Attach,
     Attached,
+    Detach,
     Failed,
     Frames,
     LinkError,
@@ -26,6 +27,7 @@ MESSAGES = [
     Attach(5, b"s" * SECRET_BYTES),
     Frames(STREAMS, np.linspace(-1, 1, 2 * FRAME_SAMPLES, dtype=np.float32).reshape(2, FRAME_SAMPLES)),
     Ping(),
+    Detach(5),
     Attached(5),
     Refused(5),
     FrameResults(

@@ -28,10 +28,19 @@ def test_a_refusal_counts_for_a_moment(monkeypatch):
     assert not replicas.have_all_refused()
     replicas.note_refusal("b")
     assert replicas.have_all_refused()
+    assert not replicas.have_all_refused(within_s=0.0)
     monkeypatch.setattr(replicas_module, "AVOID_SECONDS", 0.0)
     assert not replicas.has_refused("a")
-    assert not replicas.have_all_refused()
     assert not EngineReplicas().have_all_refused()
+
+
+def test_a_slot_given_back_makes_refusals_void():
+    replicas = EngineReplicas()
+    replicas.update({"a"})
+    replicas.note_refusal("a")
+    replicas.note_room()
+    assert not replicas.has_refused("a")
+    assert not replicas.have_all_refused()
 
 
 def test_how_many_there_are_and_when_the_latest_came():

@@ -77,6 +77,19 @@ async def test_really_full_is_said_at_once(replicas):
     await search(Handle(), most=None)
 
 
+async def test_it_is_full_when_all_have_refused_until_a_slot_is_given_back_or_more_may_come(replicas):
+    replicas.update({"a", "b"})
+    engines = ServeEngines(Handle(), LinkSettings(), ADMISSION_S)
+    growing = ServeEngines(Handle(), LinkSettings(), ADMISSION_S, AutoscalingSettings(max_replicas=3))
+    replicas.note_refusal("a")
+    assert not engines.is_full
+    replicas.note_refusal("b")
+    assert engines.is_full
+    assert not growing.is_full
+    replicas.note_room()
+    assert not engines.is_full
+
+
 async def test_who_leaves_an_engine_that_is_stopped_does_not_hold_it_up(replicas):
     replicas.update({"a"})
     await search(Handle(), most=2, start_s=3600, patient=False)

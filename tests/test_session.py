@@ -219,6 +219,16 @@ async def test_full_is_at_capacity(engines):
         await session.close()
 
 
+async def test_the_slot_is_free_before_the_client_hears_that_it_is_over(engines, clip):
+    async with opened(engines) as session:
+        reading = session.events()
+        await session.feed(clip.samples[:CHUNK])
+        await session.end()
+        async for _, event in reading:
+            if isinstance(event, Done):
+                assert engines.leases == 0
+
+
 async def tokens_of(engines: DirectEngines, samples: np.ndarray, disturb=None, **settings) -> tuple[list, list]:
     """Events without times, and statuses, of a session that is disturbed after each second of audio."""
     async with opened(engines, **settings) as session:

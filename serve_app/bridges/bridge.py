@@ -40,7 +40,7 @@ class Bridge:
 
     @property
     def is_ready(self) -> bool:
-        """Whether brokers and service answer."""
+        """Whether the brokers answer, and the service does where it was asked."""
         return self._is_joined and self._transcriber.is_well
 
     def stop(self) -> None:

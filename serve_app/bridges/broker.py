@@ -88,14 +88,23 @@ class Broker:
     """See the module's docstring. Its methods run in one event loop."""
 
     def __init__(self, settings: KafkaSettings, last_words: Callable[[Sequence[int]], Batch]) -> None:
-        """`last_words` is called in the event loop when partitions are given back: what is still to be committed."""
+        """`last_words` is called in the event loop when partitions are given back: what is still to be committed.
+
+        Raises BrokerFailed for properties that librdkafka does not take.
+        """
         self._settings = settings
         self._last_words = last_words
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka")
         self._news: list[Assigned | Revoked] = []
-        common = settings.client_properties
-        self._consumer = Consumer(
+        try:
+            self._consumer, self._producer = self._clients()
+        except KafkaException as error:
+            raise BrokerFailed(str(error.args[0])) from error
+
+    def _clients(self) -> tuple[Consumer, Producer]:
+        settings, common = self._settings, self._settings.client_properties
+        consumer = Consumer(
             {
                 "session.timeout.ms": round(1000 * SESSION_SECONDS),
                 "receive.message.max.bytes": LARGEST_ANSWER_BYTES,
@@ -111,7 +120,7 @@ class Broker:
                 "partition.assignment.strategy": "cooperative-sticky",
             }
         )
-        self._producer = Producer(
+        producer = Producer(
             {
                 "transaction.timeout.ms": round(1000 * settings.transaction_timeout_seconds),
                 "linger.ms": 0,
@@ -120,6 +129,7 @@ class Broker:
                 "transactional.id": f"{settings.transactional_id_prefix}-{secrets.token_hex(8)}",
             }
         )
+        return consumer, producer
 
     async def start(self) -> None:
         """Reach the brokers and join the group. Raises BrokerFailed."""
@@ -176,16 +186,15 @@ class Broker:
         there = admin.list_topics(timeout=CALL_SECONDS).topics
         source = there.get(settings.input_topic)
         partitions = len(source.partitions) if source and source.partitions else -1
-        names = (settings.input_topic, settings.output_topic, settings.dead_letter_topic)
-        missing = [name for name in names if name not in there]
-        if not missing:
-            return
-        for name, future in admin.create_topics([NewTopic(name, partitions) for name in missing]).items():
+        for name in (settings.input_topic, settings.output_topic, settings.dead_letter_topic):
+            # Brokers may be so kind as to make a topic when it is asked for.
+            if name in there or admin.list_topics(name, timeout=CALL_SECONDS).topics[name].error is None:
+                continue
             try:
-                future.result(CALL_SECONDS)
+                admin.create_topics([NewTopic(name, partitions)])[name].result(CALL_SECONDS)
                 _log.info("topic made", topic=name)
-            except (KafkaException, TimeoutError) as error:  # the brokers may make it when it is first used
-                _log.warning("topic could not be made", topic=name, reason=str(error))
+            except (KafkaException, TimeoutError) as error:
+                _log.warning("topic could not be made", topic=name, reason=repr(error))
 
     def _poll(self, pause: list[int], resume: list[int]) -> tuple[list[Assigned | Revoked], list[Message]]:
         if pause:

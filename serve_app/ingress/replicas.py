@@ -63,19 +63,24 @@ class EngineReplicas:
         with self._lock:
             self._refused_at[name] = time.monotonic()
 
+    def note_room(self) -> None:
+        """A slot has been given back: what the replicas said before counts no more."""
+        with self._lock:
+            self._refused_at.clear()
+
     def has_refused(self, name: str) -> bool:
         """Whether the replica had no room a moment ago."""
         with self._lock:
-            return self._has_refused(name)
+            return self._has_refused(name, AVOID_SECONDS)
 
-    def have_all_refused(self) -> bool:
+    def have_all_refused(self, within_s: float = AVOID_SECONDS) -> bool:
         """Whether no replica had room a moment ago."""
         with self._lock:
-            return bool(self._names) and all(self._has_refused(name) for name in self._names)
+            return bool(self._names) and all(self._has_refused(name, within_s) for name in self._names)
 
-    def _has_refused(self, name: str) -> bool:
+    def _has_refused(self, name: str, within_s: float) -> bool:
         refused_at = self._refused_at.get(name)
-        return refused_at is not None and time.monotonic() - refused_at < AVOID_SECONDS
+        return refused_at is not None and time.monotonic() - refused_at < within_s
 
 
 ENGINE_REPLICAS = EngineReplicas()

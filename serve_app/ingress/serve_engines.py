@@ -30,8 +30,11 @@ RETRY_SECONDS = 0.1
 MOST_RETRY_SECONDS = 1.0
 """How far it grows."""
 
-FULL_SECONDS = 0.5
+FULL_SECONDS = 0.3
 """How long to go on asking when every engine is full: a session that has just ended gives its slot back in less."""
+
+KNOWN_FULL_SECONDS = 0.3
+"""How long after every engine has refused nobody new has to ask, unless a session here gives its slot back."""
 
 MOVE_SECONDS = 0.7
 """How long to go on asking for a session that moves: it tries again by itself, and is held up meanwhile."""
@@ -106,6 +109,11 @@ class ServeEngines:
     def can_grow(self) -> bool:
         """Whether more engines may come: a session that finds no slot should wait for those."""
         return self._autoscaling is not None and len(ENGINE_REPLICAS) < self._autoscaling.max_replicas
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every engine has refused a moment ago, and no session here has given its slot back since."""
+        return not self.can_grow and ENGINE_REPLICAS.have_all_refused(KNOWN_FULL_SECONDS)
 
     def loads(self) -> Mapping[str, dict[str, float]]:
         """The latest load report of each connected engine replica, by replica name."""
@@ -269,11 +277,12 @@ class LeasedStream:
         """Send frames, float32 [n, FRAME_SAMPLES]."""
         self._link.send(self._stream, frames)
 
-    async def close(self) -> None:
-        """Give the slot back. Dropping the lease would not: only its cancellation reaches the engine."""
+    def close(self) -> None:
+        """Give the slot back. The link tells the engine at once; the lease is a call whose answer must not be left."""
         self._held.discard(self)
         self._link.detach(self._stream)
         _cancel(self._lease)
+        ENGINE_REPLICAS.note_room()
 
 
 def _cancel(lease: Any) -> None:

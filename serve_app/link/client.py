@@ -12,6 +12,7 @@ from serve_app.link.connection import Connection
 from serve_app.link.messages import (
     Attach,
     Attached,
+    Detach,
     Failed,
     Frames,
     Grant,
@@ -119,8 +120,9 @@ class LinkClient:
                 self._drop(stream, listener, error)
 
     def detach(self, stream: int) -> None:
-        """Hear no more of this stream. The slot comes free when its lease is closed."""
-        self._listeners.pop(stream, None)
+        """Hear no more of this stream, and have its lease end."""
+        if self._listeners.pop(stream, None):
+            self._connection.send(Detach(stream))
 
     async def close(self) -> None:
         """End the connection; streams that are still attached are lost."""

@@ -1,6 +1,6 @@
 """What travels on the link: msgpack maps tagged by `type`, arrays as raw little-endian columns.
 
-    ingress -> engine:  attach, frames, ping
+    ingress -> engine:  attach, detach, frames, ping
     engine -> ingress:  attached, refused, results, failed, load
 
 The peer is not trusted: `decode` checks every field of every message, so that what it returns can be used as it is.
@@ -53,6 +53,13 @@ class Attach:
 
 
 @dataclass(frozen=True)
+class Detach:
+    """The stream is over: its slot is free for the next one."""
+
+    stream: int
+
+
+@dataclass(frozen=True)
 class Frames:
     """Audio frames, row i for stream `streams[i]`; several rows of one stream are in order."""
 
@@ -95,7 +102,7 @@ class LoadReport:
     values: dict[str, float]
 
 
-Message: TypeAlias = Attach | Frames | Ping | Attached | Refused | FrameResults | Failed | LoadReport
+Message: TypeAlias = Attach | Detach | Frames | Ping | Attached | Refused | FrameResults | Failed | LoadReport
 
 
 def encode(message: Message) -> bytes:
@@ -103,6 +110,8 @@ def encode(message: Message) -> bytes:
     match message:
         case Attach(stream, secret):
             fields: dict[str, Any] = {"type": "attach", "stream": stream, "secret": secret}
+        case Detach(stream):
+            fields = {"type": "detach", "stream": stream}
         case Frames(streams, audio):
             fields = {"type": "frames", "streams": _bytes(streams, "<i8"), "audio": _bytes(audio, "<f4")}
         case Ping():
@@ -144,6 +153,8 @@ def decode(body: bytes) -> Message:
             if len(secret) != SECRET_BYTES:
                 raise LinkError(f"attach.secret: expected {SECRET_BYTES} bytes, got {len(secret)}")
             return Attach(_stream(fields), secret)
+        case "detach":
+            return Detach(_stream(fields))
         case "frames":
             streams = _column(fields, "streams", "<i8")
             return Frames(streams, _audio(_table(fields, "audio", "<f4", len(streams), FRAME_SAMPLES)))

@@ -15,6 +15,7 @@ from serve_app.link.messages import (
     SECRET_BYTES,
     Attach,
     Attached,
+    Detach,
     Failed,
     Frames,
     LinkError,
@@ -52,7 +53,10 @@ class LinkServer:
         load: Callable[[], dict[str, float]],
         metrics: EngineMetrics | None = None,
     ) -> None:
-        """`on_frames(stream, frames)` answers whether they fit; `on_detached(stream)` says that its ingress is gone."""
+        """`on_frames(stream, frames)` answers whether they fit.
+
+        `on_detached(stream)` says that its ingress is done with it, or gone.
+        """
         self._settings = settings
         self._on_frames = on_frames
         self._on_detached = on_detached
@@ -148,6 +152,11 @@ class LinkServer:
         ingress.streams.add(message.stream)
         ingress.connection.send(Attached(message.stream))
 
+    def _detach(self, ingress: "_Ingress", stream: int) -> None:
+        if stream in ingress.streams:  # else it is over already, or never was this connection's
+            self.forget(stream)
+            self._on_detached(stream)
+
     def _feed(self, ingress: "_Ingress", message: Frames) -> None:
         order = np.argsort(message.streams, kind="stable")
         streams, starts = np.unique(message.streams[order], return_index=True)
@@ -163,10 +172,12 @@ class LinkServer:
                 self._feed(ingress, message)
             case Attach():
                 self._attach(ingress, message)
+            case Detach(stream):
+                self._detach(ingress, stream)
             case Ping():
                 pass
             case other:
-                raise LinkError(f"expected attach, frames or ping, got {type(other).__name__}")
+                raise LinkError(f"expected attach, detach, frames or ping, got {type(other).__name__}")
 
     def _count_bytes(self, direction: Literal["in", "out"], count: int) -> None:
         self._metrics.link_bytes_total.labels(direction).inc(count)

@@ -184,7 +184,7 @@ class _Connection:
             if resume:
                 seat = await self._registry.resume(resume.token, credential, self._dialect.name)
             else:
-                seat = self._registry.new(credential, self._dialect.name)
+                seat = self._registry.new(credential, self._dialect.name, may_wait=wishes.wait_s > 0)
         except SpeechError as error:
             self._host.count_unusable(self._dialect.name, error)
             await self._say_goodbye(error)

@@ -144,6 +144,11 @@ class SessionCore:
         return self._marks_due()
 
     @property
+    def is_over(self) -> bool:
+        """Whether the end was said and everything is out."""
+        return self.ended and not self._outgoing and not self._awaiting
+
+    @property
     def audio_seconds(self) -> float:
         """Duration of the audio that the client has sent so far."""
         return self.client_samples / SAMPLE_RATE_HZ

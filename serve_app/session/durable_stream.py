@@ -72,7 +72,7 @@ class _Slot:
         history = recorder.history() if recorder.answered else None
         self._stream = await engines.open(session_id, self, history, patient=patient)
         if self.lost:  # between the attach and now
-            await self.leave()
+            self.leave()
             raise self.lost
 
     def give(self, recorder: Recorder) -> None:
@@ -86,12 +86,12 @@ class _Slot:
         """Whatever still comes from this engine comes too late."""
         self._owner = None
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """Give the slot back and hear no more."""
         self.hear_no_more()
         stream, self._stream = self._stream, None
         if stream:
-            await stream.close()
+            stream.close()
 
     def on_result(self, result: FrameResult) -> None:
         if self._owner:
@@ -172,11 +172,11 @@ class DurableStream:
             self._start_move("unpark")
         return len(piece)
 
-    async def park(self) -> bool:
+    def park(self) -> bool:
         """Give the slot up until the next frame comes; False if the stream is busy."""
         if not self._slot or self._moving or self._recorder.sent > self._recorder.answered:
             return False
-        await self._leave()
+        self._leave()
         self._listener.on_state("parked")
         return True
 
@@ -196,6 +196,11 @@ class DurableStream:
             _log.warning("engine lost", session_id=self._id, error=repr(error))
             self._start_move("engine_lost", error)
 
+    def finish(self) -> None:
+        """Give the slot up, if it is still held: every frame is answered, and none follows."""
+        if not self._moving:
+            self._leave()
+
     async def close(self) -> None:
         """Give the slot back for good. Idempotent; safe at any moment."""
         self._closed = True
@@ -203,7 +208,7 @@ class DurableStream:
         if self._moving:
             self._moving.cancel()
             await asyncio.gather(self._moving, return_exceptions=True)
-        await self._leave()
+        self._leave()
 
     # ------------------------------------------------------------------ from the present engine
 
@@ -263,10 +268,10 @@ class DurableStream:
             self._owed_since = time.monotonic()
         slot.give(self._recorder)
 
-    async def _leave(self) -> None:
+    def _leave(self) -> None:
         slot, self._slot = self._slot, None
         if slot:
-            await slot.leave()
+            slot.leave()
 
     def _start_move(self, reason: Reason, error: SpeechError | None = None) -> None:
         """Begin a move; `error` is what took the present engine away."""
@@ -286,7 +291,7 @@ class DurableStream:
             if self._slot and reason != "engine_lost":
                 await self._quiesce(self._slot)
                 found = await self._find_slot_beside()
-            await self._leave()
+            self._leave()
             with self._returning:
                 self._slot = found or await self._find_slot(deadline)
         except SpeechError as error:

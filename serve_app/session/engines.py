@@ -16,7 +16,7 @@ class EngineStream(Protocol):
     def send(self, frames: NDArray[np.float32]) -> None:
         """Send frames, float32 [n, FRAME_SAMPLES]; at most a window of them may be without a result."""
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give the slot back."""
 
 
@@ -43,6 +43,10 @@ class EnginePool(Engines, Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether an engine with a loaded model is there."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever asks now would be refused."""
 
     @property
     def can_grow(self) -> bool:

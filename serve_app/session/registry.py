@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
-from serve_app.errors import ServiceRestarting, SpeechError, TooManySessions, UnknownSession
+from serve_app.errors import AtCapacity, ServiceRestarting, SpeechError, TooManySessions, UnknownSession
 from serve_app.session import checkpoint
 from serve_app.session.checkpoint import Restored
-from serve_app.session.engines import Engines
+from serve_app.session.engines import EnginePool
 from serve_app.session.keeper import Keeper, Kept, digest, new_hold
 from serve_app.session.session import Session, Standing
 from serve_app.session.vault import Saved, VaultClient, VaultUnavailable
@@ -97,7 +97,7 @@ class SessionRegistry:
     def __init__(
         self,
         make: Callable[[str, Restored | None], Session],
-        engines: Engines,
+        engines: EnginePool,
         vault: VaultClient,
         settings: SessionSettings,
         metrics: IngressMetrics,
@@ -144,13 +144,16 @@ class SessionRegistry:
         await asyncio.gather(*self._releasing)
         await self._keeper.stop()
 
-    def new(self, credential: str, dialect: str) -> Seat:
+    def new(self, credential: str, dialect: str, *, may_wait: bool = False) -> Seat:
         """A seat for a new session that is yet to be opened; `release` it in any case.
 
-        Raises TooManySessions, ModelNotReady and ServiceRestarting.
+        Raises TooManySessions, ModelNotReady, ServiceRestarting and, unless it `may_wait` for a slot, AtCapacity: one
+        of a crowd that finds every slot taken must cost as little as can be.
         """
         with self._refusals_counted():
             self._check_open()
+            if not may_wait and self._engines.is_full:
+                raise AtCapacity("every slot is taken")
             if credential and self._by_owner[digest(credential)] >= (most := self._most_per_key(credential)):
                 raise TooManySessions(f"expected at most {most} sessions at once with one key, got one more")
             return self._seat(self._make(uuid.uuid4().hex, None), credential, dialect)

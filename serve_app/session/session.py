@@ -129,7 +129,8 @@ class Session:
         self._log.seek(last_number)
         self._tally.resumes += 1
         self._begin()
-        self._stream.resume()
+        if not self._core.is_over:
+            self._stream.resume()
 
     async def go_on(self) -> None:
         """Send what was taken from the client before it was cut off."""
@@ -329,6 +330,9 @@ class Session:
                 self._metrics.words_total.inc()
             case TurnEnd():
                 self._metrics.turns_total.inc()
+            case Done() | Failure():
+                # Before the client hears of it: who connects again at once finds the slot free.
+                self._stream.finish()
 
     def _note_told(self, event: Event) -> None:
         now = time.monotonic()
@@ -359,7 +363,7 @@ class Session:
                 self._fail(IdleTimeout(f"expected audio, got none for {settings.idle_audio_timeout_seconds:g} s"))
                 return
             if idle_s >= settings.park_after_seconds:
-                await self._stream.park()
+                self._stream.park()
             self._stream.check()
             # The idle deadline moves all the time: look again when it may be due, and at least every second.
             idle_in = settings.idle_audio_timeout_seconds - idle_s

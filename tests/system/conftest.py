@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -18,6 +19,9 @@ import websockets
 import yaml
 
 from serve_app.cli.server import free_port
+from serve_app.smoke.endpoints import ENDPOINTS
+from serve_app.smoke.run import FIRST_DIALECT, LIVE
+from serve_app.smoke.uploads import UPLOADS
 from tests.support import PROJECT
 
 START_SECONDS = 240
@@ -120,13 +124,38 @@ def running_service(folder: Path, engines: int = ENGINES, **args) -> Iterator[Ru
     assert not left, f"processes outlived the service: {left}"
 
 
+def smoke(service: RunningService, *arguments: str, key: str = "") -> tuple[int, dict, str]:
+    """Exit status, report, and what stands on standard error."""
+    done = subprocess.run(
+        [STT, "smoke", "--url", service.base, "--json", *arguments],
+        capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "STT_API_KEY": key},
+    )  # fmt: skip
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def check_all_is_well(status: int, report: dict, words: list[str]) -> dict[str, dict]:
+    """Every check is good, every dialect has heard these words; the checks by name."""
+    assert (status, report["ok"]) == (0, True), [check for check in report["checks"] if not check["ok"]]
+    checks = {check["name"]: check for check in report["checks"]}
+    dialects = (FIRST_DIALECT, *LIVE, *UPLOADS)
+    assert set(checks) == {*ENDPOINTS, *dialects}
+    assert {checks[name]["text"] for name in dialects} == {" ".join(words)}
+    return checks
+
+
 @pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """One service for all system tests: the demo model with a few slots."""
     folder = tmp_path_factory.mktemp("service")
     config = write_config(
         folder,
-        engine={"slots": SLOTS_PER_ENGINE, "replicas": ENGINES, "num_cpus": 0.4, "torch_threads": 1},
+        engine={
+            "slots": SLOTS_PER_ENGINE,
+            "replicas": ENGINES,
+            "num_cpus": 0.4,
+            "torch_threads": 1,
+            "min_headroom": -100.0,
+        },
         ingress={"num_cpus": 0.5},
         session={"idle_audio_timeout_seconds": 5.0, "resume_window_seconds": 3.0},
     )

@@ -1,4 +1,7 @@
-"""`/metrics` answers for all replicas, whichever ingress replica is asked, and whatever becomes of the others."""
+"""A service with two ingress replicas before two engines that wants keys.
+
+`/metrics` answers for all replicas, whichever of them is asked, and whatever becomes of the others.
+"""
 
 import asyncio
 import time
@@ -10,23 +13,32 @@ import pytest
 
 from serve_app import client
 from serve_app.cli.figures import Scrape
+from serve_app.settings import key_digest
 
-from .conftest import ENGINES, SLOTS, SLOTS_PER_ENGINE, RunningService, running_service
+from .conftest import ENGINES, SLOTS, SLOTS_PER_ENGINE, RunningService, check_all_is_well, running_service, smoke
 
 pytestmark = pytest.mark.timeout(400)
 
 INGRESSES = 2
 SESSIONS = 4
 SCRAPES = 10
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 90
+KEY = "a key as long as a key should be"
 
 
 @pytest.fixture(scope="module")
 def wide_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """Two ingress replicas before two engines."""
     with running_service(
         tmp_path_factory.mktemp("wide"),
-        engine={"slots": SLOTS_PER_ENGINE, "replicas": ENGINES, "num_cpus": 0.3, "torch_threads": 1},
+        auth={"keys": [{"name": "ann", "sha256": key_digest(KEY.encode())}], "metrics": "open"},
+        engine={
+            "slots": SLOTS_PER_ENGINE,
+            "replicas": ENGINES,
+            "num_cpus": 0.3,
+            "torch_threads": 1,
+            "min_headroom": -100.0,
+            "health_check_timeout_seconds": 5.0,
+        },
         ingress={"replicas": INGRESSES, "num_cpus": 0.2},
         session={"park_after_seconds": 100.0, "idle_audio_timeout_seconds": 120.0},
     ) as running:
@@ -55,7 +67,7 @@ async def scrape_until(service: RunningService, reached: Callable[[Scrape], bool
 async def sessions(service: RunningService) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         for _ in range(SESSIONS):
-            stream = await stack.enter_async_context(client.connect(service.url))
+            stream = await stack.enter_async_context(client.connect(service.url, api_key=KEY))
             assert isinstance(await anext(stream), client.Ready)
         yield
 
@@ -66,6 +78,15 @@ def is_whole(seen: Scrape) -> bool:
         and len(seen.by("replica", "stt_engine_slots")) == ENGINES
         and seen.sum("stt_metrics_complete") == 1
     )
+
+
+def test_keys_are_wanted_and_open_every_dialect(wide_service, clip):
+    status, report, errors = smoke(wide_service)
+    assert (status, report["ok"]) == (3, False)
+    assert errors == f"stt: {wide_service.base}: the server asks for an API key (HTTP 401)\n"
+    status, report, _ = smoke(wide_service, key=KEY)
+    checks = check_all_is_well(status, report, clip.words)
+    assert checks["access"]["note"] == "key needed; tokens work"
 
 
 async def test_every_scrape_is_complete(wide_service):
@@ -106,3 +127,17 @@ async def test_the_board_may_die(wide_service):
     await scrape(wide_service)  # of one replica, or of all again
     seen = await scrape_until(wide_service, is_whole)
     assert seen.sum("stt_replica_events_total", event="lost") == 0  # a new one has seen nobody go
+
+
+async def test_a_service_without_its_engines_is_not_ready_until_it_has_another_one(wide_service, clip):
+    for engine in wide_service.processes("ServeReplica:stt:engine"):
+        engine.kill()
+    async with asyncio.timeout(PATIENCE_SECONDS), httpx.AsyncClient(timeout=10) as http:
+        while (await http.get(f"{wide_service.base}/readyz")).status_code == httpx.codes.OK:
+            await asyncio.sleep(0.1)
+    status, report, errors = await asyncio.to_thread(smoke, wide_service, key=KEY)
+    assert (status, report["checks"]) == (1, [])
+    assert errors == f"stt: {wide_service.base} is not ready: no engine has loaded its model yet\n"
+    await asyncio.to_thread(wide_service.wait_until_ready)
+    stream = client.transcribe(wide_service.url, clip.samples, rtf=0.0, words=True, api_key=KEY)
+    assert [arrival.event.text async for arrival in stream if isinstance(arrival.event, client.Word)] == clip.words
