@@ -9,7 +9,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from serve_app.bridges.settings import KafkaSettings
+from serve_app.bridges.worker import CallStuck, Worker
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -29,8 +29,11 @@ MESSAGES_AT_ONCE = 32
 CALL_SECONDS = 10.0
 """How long a call to the brokers may take before it is made again."""
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 30.0
 """How long calls are made again before everything begins anew."""
+
+STUCK_SECONDS = 150.0
+"""More than any call takes. One in librdkafka's transactions may never return when the brokers were away for long."""
 
 SESSION_SECONDS = 10.0
 """A replica of which the brokers have not heard for so long has lost its partitions."""
@@ -95,7 +98,7 @@ class Broker:
         self._settings = settings
         self._last_words = last_words
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka")
+        self._thread = Worker("kafka")
         self._news: list[Assigned | Revoked] = []
         try:
             self._consumer, self._producer = self._clients()
@@ -159,13 +162,18 @@ class Broker:
         except BrokerFailed as error:
             _log.warning("the group could not be left", reason=str(error))
         finally:
-            self._thread.shutdown(wait=False)
+            self._thread.close()
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return await self._loop.run_in_executor(self._thread, call, *arguments)
+            return await self._thread.run(call, *arguments, timeout_s=STUCK_SECONDS)
         except KafkaException as error:
             raise BrokerFailed(str(error.args[0])) from error
+        except CallStuck as error:
+            # It is the producer that is stuck, and its thread with it; the consumer can still leave the group.
+            self._thread.close()
+            self._thread = Worker("kafka")
+            raise BrokerFailed(str(error)) from error
 
     # ------------------------------------------------------------------ in the thread
 
