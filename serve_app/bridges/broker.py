@@ -29,10 +29,10 @@ MESSAGES_AT_ONCE = 32
 CALL_SECONDS = 10.0
 """How long a call to the brokers may take before it is made again."""
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 15.0
 """How long calls are made again before everything begins anew."""
 
-STUCK_SECONDS = 150.0
+STUCK_SECONDS = 120.0
 """More than any call takes. One in librdkafka's transactions may never return when the brokers were away for long."""
 
 SESSION_SECONDS = 10.0

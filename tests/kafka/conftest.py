@@ -88,7 +88,7 @@ class BridgeProcess:
     def wait_for_partitions(self) -> None:
         """Until it has some."""
         deadline = time.monotonic() + START_SECONDS
-        while "partitions assigned" not in self.log:
+        while "partition assigned" not in self.log:
             assert time.monotonic() < deadline, f"no partitions:\n{self.log[-4_000:]}"
             self.check()
             time.sleep(0.1)
