@@ -137,8 +137,8 @@ class KafkaSettings(BaseModel):
     replicas: int = Field(default=1, ge=1, le=1000)
     """Number of bridge replicas; more than the input topic has partitions are of no use."""
 
-    num_cpus: float = Field(default=0.5, ge=0)
-    """CPU cores Ray reserves per replica."""
+    num_cpus: float = Field(default=0.0, ge=0)
+    """CPU cores Ray reserves per replica: none, as two cores are all that an engine and an ingress leave."""
 
     @field_validator("librdkafka")
     @classmethod
