@@ -148,3 +148,17 @@ async def test_a_session_goes_on_in_another_one_when_the_service_loses_it(broker
         assert service.outcomes("session_too_long") >= 1
     assert [transcript["chunk_id"] for transcript in transcripts] == [chunk.chunk_id for chunk in chunks]
     assert [word["word"] for transcript in transcripts for word in transcript["words"]] == clip.words
+
+
+async def test_a_flood_and_fewer_sessions_than_devices_lose_no_word(brokers, service, clip):
+    """The partition is paused and read again, and one device waits for the other."""
+    settings = new_settings(brokers, session_gap_seconds=3.0, max_pending_chunks=50, max_sessions=1)
+    chunks = [cut(clip.samples, device, seconds=0.1) for device in ("one", "two")]
+    send(settings, *chunks[0], *chunks[1])
+    async with bridged(settings, service.url) as metrics:
+        transcripts = await read(settings, sum(map(len, chunks)))
+        assert metrics.sessions._value.get() <= 1
+    for sent in chunks:
+        answers = [answer for answer in transcripts if answer["device_id"] == sent[0].device_id]
+        assert [answer["chunk_id"] for answer in answers] == [chunk.chunk_id for chunk in sent]
+        assert [word["word"] for answer in answers for word in answer["words"]] == clip.words

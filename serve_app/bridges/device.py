@@ -97,6 +97,11 @@ class DeviceSession:
         return any(not kept.answered for kept in self._pieces)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether pieces without an answer have not even been sent: it is not the device that is waited for."""
+        return self.is_waiting and self._sent < len(self._pieces)
+
+    @property
     def is_over(self) -> bool:
         """Whether everything has come and is answered."""
         return self._ended and not self.is_waiting

@@ -133,10 +133,8 @@ class Partition:
     def tick(self) -> None:
         """Let time pass. Raises what a device's task has raised, which is our own mistake."""
         now = time.monotonic()
-        # What comes meanwhile is not read: nobody's silence means anything.
-        is_busy = now - self._progress_at < self._settings.session_gap_seconds or not self._transcriber.is_well
-        if self.paused and is_busy:
-            self._deaf_until = now
+        if self.paused and now - self._progress_at < self._settings.session_gap_seconds:
+            self._deaf_until = now  # what comes is not read: nobody's silence means anything
         for name, device in list(self._devices.items()):
             device.tick(now, self._deaf_until)
             if device.is_idle:
@@ -212,7 +210,8 @@ class _Device:
     def tick(self, now: float, deaf_until: float) -> None:
         if self.task.done():
             self.task.result()
-        self._do(self._order.tick(now, deaf_until))
+        is_behind = self._live is not None and self._live.session.is_behind
+        self._do(self._order.tick(now, now if is_behind else deaf_until))
 
     def close(self) -> None:
         self.task.cancel()

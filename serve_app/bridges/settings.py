@@ -118,8 +118,9 @@ class KafkaSettings(BaseModel):
     dead_letter_bytes: int = Field(default=512 * 1024, ge=0)
     """Of larger dead letters only the beginning is kept: brokers take 1 MiB unless told otherwise."""
 
-    max_pending_chunks: int = Field(default=256, ge=2, le=4096)
-    """Chunks of a partition that may wait for their answers; then it is read no further until half of them are out."""
+    max_pending_chunks: int = Field(default=1024, ge=2, le=4096)
+    """Chunks of a partition that may wait for their answers; then it is read no further until half of them are out.
+    A device that speaks always has a few: as many as make up the model's delay, and the latest."""
 
     max_sessions: int = Field(default=16, ge=1, le=4096)
     """Devices that a replica transcribes at once; others wait for their turn, and live sessions find room."""
@@ -136,8 +137,8 @@ class KafkaSettings(BaseModel):
     replicas: int = Field(default=1, ge=1, le=1000)
     """Number of bridge replicas; more than the input topic has partitions are of no use."""
 
-    num_cpus: float = Field(default=0.5, ge=0)
-    """CPU cores Ray reserves per replica."""
+    num_cpus: float = Field(default=0.0, ge=0)
+    """CPU cores Ray reserves per replica: none, as two cores are all that an engine and an ingress leave."""
 
     @field_validator("librdkafka")
     @classmethod

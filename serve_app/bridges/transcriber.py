@@ -124,7 +124,6 @@ class Transcriber:
                 live.answers += 1
                 answered(answer)
 
-        session.restart()
         async with client.connect(
             self._url, api_key=self._api_key, words=True, confidence=True, settled=True
         ) as stream:
@@ -150,6 +149,7 @@ class Transcriber:
                 # Why sending failed is what reading raises.
                 with suppress(asyncio.CancelledError, client.ClientError):
                     await sending
+                session.restart()
 
 
 async def _send(stream: client.Stream, live: Live) -> None:
