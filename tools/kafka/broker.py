@@ -149,11 +149,11 @@ def answers(address: str, timeout_s: float = 2.0) -> bool:
 
 def classpath() -> str:
     """The broker's jars, fetched by Maven where they are not here yet. Raises `BrokerFailed`."""
+    _program("java", JAVA_PACKAGE)  # without which they are of no use
     pom = Path(__file__).with_name("pom.xml")
     file = CACHE / f"classpath-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
     if file.exists() and all(Path(jar).exists() for jar in file.read_text().split(os.pathsep)):
         return file.read_text()
-    _program("java", JAVA_PACKAGE)
     maven = _program("mvn", MAVEN_PACKAGE)
     CACHE.mkdir(exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}")
