@@ -34,7 +34,7 @@ test: lint types unit ## every check and every test
 chaos: setup ## harm a service in every way we know while 16 sessions speak, and count what is lost (20 minutes)
 	@$(BIN)/python -m loadtest.chaos --scenario all --sessions 16
 
-long: setup ## tests that take minutes each: engines that come and go, one application per GPU type
+long: setup ## tests that take minutes each: engines that come and go, nodes that die, one application per GPU type
 	@$(BIN)/pytest -q tests/long
 
 soak: setup ## an hour of churn: memory, files and tasks must stay flat: make soak [MINUTES=60]
