@@ -93,13 +93,16 @@ class Churn:
             self._outcomes[await self._speak(self._draw.choice(self._clips))] += 1
             return
         try:
-            self._outcomes[await rude.come_and_go(self._url, self._draw)] += 1
+            answer = await rude.come_and_go(self._url, self._draw)
+            self._outcomes[answer.partition(":")[0]] += 1  # of an error the code
         except (TimeoutError, OSError, websockets.WebSocketException) as error:
             self._outcomes[f"{type(error).__name__}: {error}"] += 1
 
     async def _speak(self, clip: Clip) -> str:
         try:
             arrivals = [arrival async for arrival in client.transcribe(self._url, clip.samples, rtf=1.0, words=True)]
+        except client.ServerError as error:
+            return error.code
         except client.ClientError as error:
             return f"{type(error).__name__}: {error}"
         heard = [arrival.event.text for arrival in arrivals if isinstance(arrival.event, client.Word)]

@@ -10,7 +10,7 @@ QUIET_SECONDS = 15.0
 """How long the service has to free what nobody uses any more."""
 
 PROBE_TRIES = 3
-"""Times to ask for each slot: an engine that was busy a moment ago may refuse for want of headroom."""
+"""Times to ask for each slot: what a session has just given back may take a moment."""
 
 
 async def count_leaked_slots(service: Service) -> int:

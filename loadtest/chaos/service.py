@@ -244,7 +244,8 @@ def _config(slots: int, args: Mapping[str, Any]) -> dict[str, Any]:
     # Several engines share the cores with everything else: fractions, so that Ray places them on any machine.
     small: dict[str, Any] = {
         "model": "demo",
-        "engine": {"slots": slots, "num_cpus": 0.3, "torch_threads": 1},
+        # What is looked for is loss: a machine that does other things, too, must not look like a full service.
+        "engine": {"slots": slots, "num_cpus": 0.3, "torch_threads": 1, "min_headroom": -100.0},
         "ingress": {"num_cpus": 0.2},
     }
     if "autoscaling" not in args.get("engine", {}):

@@ -5,7 +5,7 @@ A wrong checkpoint then costs a second instead of a start of Ray, and a download
 
 from pathlib import Path
 
-from serve_app.checkpoint.parts import read_parts
+from serve_app.checkpoint.parts import CheckpointParts, read_parts
 from serve_app.cli.config import Overrides
 from serve_app.settings import Settings
 
@@ -16,5 +16,10 @@ def fetch_checkpoints(settings: Settings, overrides: Overrides) -> None:
     On somebody else's cluster that is left to the engines, whose machines and folders are not ours.
     """
     for served in settings.served.values() if overrides.private else ():
-        model, cache_dir = served.model_settings, served.engine.model_cache_dir
-        read_parts(str(model.checkpoint), Path(cache_dir) if cache_dir else None, model.audio_delay_frames)
+        fetch_parts(served)
+
+
+def fetch_parts(settings: Settings) -> CheckpointParts:
+    """The model's checkpoint on this machine, downloaded where it is not local, and checked. Raises CheckpointError."""
+    model, cache_dir = settings.model_settings, settings.engine.model_cache_dir
+    return read_parts(str(model.checkpoint), Path(cache_dir) if cache_dir else None, model.audio_delay_frames)

@@ -1,8 +1,10 @@
-"""The `stt` command: `stt transcribe`, `mic`, `latency`, `serve`, `top`, `smoke`, `keys`, `plan` and `demo`."""
+"""The `stt` command: `transcribe`, `mic`, `latency`, `serve`, `top`, `smoke`, `keys`, `plan`, `check`, `fetch`, ..."""
 
 import typer
 
+from serve_app.cli.check import check
 from serve_app.cli.demo import demo
+from serve_app.cli.fetch import fetch
 from serve_app.cli.keys import keys
 from serve_app.cli.latency import latency
 from serve_app.cli.mic import mic
@@ -25,6 +27,8 @@ app.command()(serve)
 app.command()(top)
 app.command()(smoke)
 app.command()(plan)
+app.command()(check)
+app.command()(fetch)
 app.command()(demo)
 app.add_typer(keys, name="keys")
 

@@ -149,7 +149,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     folder = tmp_path_factory.mktemp("service")
     config = write_config(
         folder,
-        engine={"slots": SLOTS_PER_ENGINE, "replicas": ENGINES, "num_cpus": 0.4, "torch_threads": 1},
+        engine={
+            "slots": SLOTS_PER_ENGINE,
+            "replicas": ENGINES,
+            "num_cpus": 0.4,
+            "torch_threads": 1,
+            "min_headroom": -100.0,
+        },
         ingress={"num_cpus": 0.5},
         session={"idle_audio_timeout_seconds": 5.0, "resume_window_seconds": 3.0},
     )

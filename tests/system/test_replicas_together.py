@@ -36,6 +36,7 @@ def wide_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSe
             "replicas": ENGINES,
             "num_cpus": 0.3,
             "torch_threads": 1,
+            "min_headroom": -100.0,
             "health_check_timeout_seconds": 5.0,
         },
         ingress={"replicas": INGRESSES, "num_cpus": 0.2},
