@@ -8,9 +8,12 @@ PORT ?= 8000
 KAFKA_PORT ?= 9092
 MODEL ?= demo
 MINUTES ?= 60
+IMAGE ?= stt-serve:latest
+BAKE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve smoke test long soak chaos bench lint types unit format lock audit samples screenshot clean
+.PHONY: help setup install dev demo serve smoke test long soak chaos bench lint types unit format lock audit samples \
+	screenshot docker docker-run-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +23,8 @@ setup: $(READY) ## make .venv with everything in requirements.lock
 $(READY): requirements.lock pyproject.toml
 	@tools/make_venv.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
+
+install dev: setup ## the same as setup, by the names of an earlier service
 
 demo: setup ## serve the demo model, transcribe a clip in real time, stop
 	@$(BIN)/stt demo
@@ -42,7 +47,7 @@ test-kafka: setup ## the bridge with a real Apache Kafka: kills, rebalances, bad
 chaos: setup ## harm a service in every way we know while 16 sessions speak, and count what is lost (20 minutes)
 	@$(BIN)/python -m loadtest.chaos --scenario all --sessions 16
 
-long: setup ## tests that take minutes each: engines that come and go, one application per GPU type
+long: setup ## tests that take minutes each: engines that come and go, nodes that die, one application per GPU type
 	@$(BIN)/pytest -q tests/long
 
 soak: setup ## an hour of churn: memory, files and tasks must stay flat: make soak [MINUTES=60]
@@ -78,6 +83,14 @@ samples: setup ## make the clips in configs/samples again (needs espeak-ng and f
 
 screenshot: setup ## make docs/page.png again: the page in Chromium, with a real service
 	@$(BIN)/pytest -q tests/system/test_dialects.py -k page --screenshot docs/page.png
+
+docker: ## make an image: make docker [IMAGE=registry.example.org/stt-serve:latest] [BAKE=stt-1b-en_fr]
+	@docker build --file cluster/docker/Dockerfile --build-arg BAKE="$(BAKE)" --tag "$(IMAGE)" .
+
+docker-run-gpu: ## run the image on the GPU: STT_API_KEY=... make docker-run-gpu [MODEL=stt-1b-en_fr] [PORT=8000]
+	@docker run --rm --init --gpus all --shm-size 2g --ulimit nofile=65536 --publish "127.0.0.1:$(PORT):8000" \
+		--volume stt-cache:/var/cache/stt --env STT_API_KEY --env LOOM_MODEL_DEVICE=cuda --env MODEL_NAME="$(MODEL)" \
+		"$(IMAGE)"
 
 clean: ## remove .venv and caches
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .kafka

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from serve_app.link.client import StreamListener
+from serve_app.session.admission import Admission, Returning
+from serve_app.session.models import ServedModel
 from serve_app.session.session import Marks, Session
 from serve_app.session.vault import Checkpoint, Vault
 from serve_app.settings import ModelSettings, SessionSettings
@@ -87,11 +89,10 @@ async def measure(info: ModelInfo, *, float32: bool) -> Cost:
     samples = rng.normal(0.0, 0.1, SAMPLE_RATE_HZ).astype(np.float32)
     if not float32:
         samples = np.rint(samples * 32_768).astype(np.float32) / np.float32(32_768)
-    metrics, engines = IngressMetrics(CollectorRegistry()), _Engines(info)
-    sessions = [
-        Session(str(number), engines, SessionSettings(), ModelSettings(source="demo"), metrics)
-        for number in range(SESSIONS)
-    ]
+    metrics, returning = IngressMetrics(CollectorRegistry()), Returning()
+    settings = ModelSettings(source="demo")
+    model = ServedModel("demo", settings, _Engines(info), returning, Admission(SESSIONS, returning))
+    sessions = [Session(str(number), model, SessionSettings(), metrics) for number in range(SESSIONS)]
     vault, marks = Vault(60.0, 2**34), [Marks()] * SESSIONS
     ingress_s = vault_s = saved_bytes = 0.0
     readers = [asyncio.create_task(_read(session)) for session in sessions]

@@ -1,4 +1,4 @@
-"""The application: its deployments wired from one settings object.
+"""The application: an ingress, the engines of each model and the Kafka bridge, wired from one settings object.
 
 serve run serve_config.yaml        here, with a Ray of its own
 serve deploy serve_config.yaml     on a running cluster
@@ -15,12 +15,20 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from serve_app import settings as settings_module
-from serve_app.autoscaling import EnginePolicy
+from serve_app.autoscaling import Policy
 from serve_app.bridges.deployment import BridgeReplica
 from serve_app.engine.deployment import CONTROL_CALLS, Engine
 from serve_app.ingress.deployment import IngressReplica
 from serve_app.ingress.router import OldestFirstRouter
-from serve_app.settings import MOST_SLOTS, EngineSettings, Settings, SettingsError, bridge_key
+from serve_app.settings import (
+    MOST_SLOTS,
+    EngineSettings,
+    IngressSettings,
+    Settings,
+    SettingsError,
+    bridge_key,
+    deployment_of,
+)
 
 SESSIONS_PER_INGRESS = 4_096
 """Connections an ingress replica takes at once: more than it can carry, so that the engines' slots are the limit."""
@@ -56,14 +64,32 @@ def _http_options() -> HTTPOptions | None:
 
 
 def wire(settings: Settings) -> Application:
-    """Bind the ingress to the engine and the bridge, all with what the settings say of them."""
+    """Bind the ingress to the engines of each model and the bridge, all with what the settings say of them."""
+    engines = {
+        model: engines_of(served, "engine" if served is settings else deployment_of(model))
+        for model, served in settings.served.items()
+    }
+    ingress = serve.deployment(
+        IngressReplica,
+        name="ingress",
+        **number_of_ingresses(settings.ingress),
+        ray_actor_options={"num_cpus": settings.ingress.num_cpus},
+        max_ongoing_requests=SESSIONS_PER_INGRESS,
+        health_check_period_s=settings.engine.health_check_period_seconds,
+        graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_seconds,
+    )
+    return ingress.bind(settings, engines, secrets.token_bytes(32), _bridge(settings))
+
+
+def engines_of(settings: Settings, name: str) -> Application:
+    """Bind the deployment of a model's engines; `settings` are as if it were the only one."""
     engine = settings.engine
     actor_options: dict[str, Any] = {"num_cpus": engine.num_cpus, "num_gpus": engine.reserved_gpus}
     if engine.gpu:
         actor_options["accelerator_type"] = engine.gpu
     engines = serve.deployment(
         Engine,
-        name="engine",
+        name=name,
         **number_of_engines(engine),
         ray_actor_options=actor_options,
         # Where the engine chooses its slots itself, its refusal is the limit: nobody else knows their number yet.
@@ -78,16 +104,7 @@ def wire(settings: Settings) -> Application:
         graceful_shutdown_timeout_s=engine.graceful_shutdown_timeout_seconds,
         logging_config=LoggingConfig(enable_access_log=False),  # its calls are the ingress asking, once a second
     )
-    ingress = serve.deployment(
-        IngressReplica,
-        name="ingress",
-        num_replicas=settings.ingress.replicas,
-        ray_actor_options={"num_cpus": settings.ingress.num_cpus},
-        max_ongoing_requests=SESSIONS_PER_INGRESS,
-        health_check_period_s=engine.health_check_period_seconds,
-        graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_seconds,
-    )
-    return ingress.bind(settings, engines.bind(settings), secrets.token_bytes(32), _bridge(settings))
+    return engines.bind(settings)
 
 
 def _bridge(settings: Settings) -> Application | None:
@@ -113,19 +130,29 @@ def _bridge(settings: Settings) -> Application | None:
 
 def number_of_engines(engine: EngineSettings) -> dict[str, Any]:
     """What Serve is told of how many engine replicas there are to be."""
-    scaling = engine.autoscaling
-    if not scaling:
+    if not engine.autoscaling:
         return {"num_replicas": engine.replicas}
+    return _scaled(engine.scaling_rules)
+
+
+def number_of_ingresses(ingress: IngressSettings) -> dict[str, Any]:
+    """The same of the ingress."""
+    if not ingress.autoscaling:
+        return {"num_replicas": ingress.replicas}
+    return _scaled(ingress.autoscaling.scaling_rules)
+
+
+def _scaled(rules: dict[str, Any]) -> dict[str, Any]:
     return {
         "autoscaling_config": AutoscalingConfig(
-            min_replicas=scaling.min_replicas,
-            max_replicas=scaling.max_replicas,
+            min_replicas=rules["min_replicas"],
+            max_replicas=rules["max_replicas"],
             # Without initial_replicas: Serve would go back to it at every deploy, whoever is speaking.
             metrics_interval_s=METRICS_SECONDS,
             look_back_period_s=LOOK_BACK_SECONDS,
             # The policy waits by itself: after Serve's delays only the last decision of a window would count.
             upscale_delay_s=0.0,
             downscale_delay_s=0.0,
-            policy=AutoscalingPolicy(policy_function=EnginePolicy, policy_kwargs=engine.scaling_rules),
+            policy=AutoscalingPolicy(policy_function=Policy, policy_kwargs=rules),
         )
     }

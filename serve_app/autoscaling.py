@@ -1,4 +1,4 @@
-"""How many engines there should be: the rules, and the policy that applies them for Ray Serve.
+"""How many engines and ingress replicas there should be: the rules, and the policy that applies them for Ray Serve.
 
 Engines follow sessions. Up at once, down only when fewer were enough for a whole window of time, so that nothing flaps.
 Serve runs the policy in its controller, which knows nothing of ours: this module goes there by value and may import
@@ -86,7 +86,7 @@ class Scaler:
         return int(self._needed.add(now_s, needed))
 
 
-class EnginePolicy:
+class Policy:
     """The policy as Serve (2.60) wants it: made once from `policy_kwargs`, the fields of `Rules`, then called."""
 
     def __init__(self, **rules: Any) -> None:

@@ -25,6 +25,13 @@ class InvalidMessage(SpeechError):
     http_status = 400
 
 
+class UnknownModel(InvalidMessage):
+    """A model that is not served here."""
+
+    code = "unknown_model"
+    http_status = 404
+
+
 class InvalidAudio(SpeechError):
     """Audio that cannot be what it claims to be: NaN, infinite samples, an odd number of bytes at the end."""
 

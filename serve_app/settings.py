@@ -281,7 +281,7 @@ class EngineSettings(_Group):
             asked = f"gpu {self.gpu}" if self.gpu else f"num_gpus {self.num_gpus:g}"
             raise ValueError(f"device: expected auto or cuda together with {asked}, got 'cpu'")
         if (self.gpu or self.device == "cuda") and not self.reserved_gpus:
-            # Ray hides every GPU from a replica that reserved none.
+            # Ray would place others on a GPU that nobody has reserved.
             raise ValueError("num_gpus: expected more than 0 for an engine on a GPU, got 0")
         return self
 
@@ -326,11 +326,50 @@ class LinkSettings(_Group):
         return self
 
 
+class IngressAutoscalingSettings(_Group):
+    """Ingress replicas that come and go with the connections."""
+
+    min_replicas: int = Field(default=1, ge=1, le=1000)
+    """Ingress replicas that always run."""
+
+    max_replicas: int = Field(default=10, ge=1, le=1000)
+    """Most ingress replicas."""
+
+    target_connections: int = Field(default=200, ge=1, le=4096)
+    """Sessions that one replica should hold; with more another one is started."""
+
+    scaledown_window_seconds: float = Field(default=300.0, ge=0, le=86_400)
+    """A replica is stopped once fewer were enough for this long; its clients go on at the others."""
+
+    @property
+    def scaling_rules(self) -> dict[str, Any]:
+        """The fields of `serve_app.autoscaling.Rules`: a replica's slots are its target, and all of them are filled."""
+        return self.model_dump(exclude={"target_connections"}) | {
+            "slots": self.target_connections,
+            "target_share": 1.0,
+            "steady_share": 1.0,
+            "buffer_replicas": 0,
+            "low_headroom": 0.0,
+            "lead_seconds": 1.0,
+        }
+
+    @model_validator(mode="after")
+    def _ends_are_in_order(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas: expected at most max_replicas ({self.max_replicas}), got {self.min_replicas}"
+            )
+        return self
+
+
 class IngressSettings(_Group):
     """The ingress deployment: the replicas that clients talk to."""
 
     replicas: int = Field(default=1, ge=1, le=1000)
-    """Number of ingress replicas."""
+    """Number of ingress replicas, without `autoscaling`."""
+
+    autoscaling: IngressAutoscalingSettings | None = None
+    """Instead of `replicas`: how many there are follows from the connections. An empty group takes its defaults."""
 
     num_cpus: float = Field(default=1.0, ge=0)
     """CPU cores Ray reserves per replica."""
@@ -374,6 +413,17 @@ class IngressSettings(_Group):
 
     allowed_origins: list[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/]+)$")]] = []
     """Origins (`https://app.example.org`) whose pages may use the service, besides its own host's; `*` for all."""
+
+    @field_validator("autoscaling", mode="before")
+    @classmethod
+    def _all_keys_commented_out(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _either_fixed_or_autoscaled(self) -> Self:
+        if self.autoscaling and "replicas" in self.model_fields_set:
+            raise ValueError(f"replicas: expected no fixed number beside autoscaling, got {self.replicas}")
+        return self
 
 
 class ApiKey(_Group):
@@ -491,6 +541,29 @@ class SessionSettings(_Group):
     """Frames (80 ms) in flight to the engine without a result; at most `engine.queue_frames`."""
 
 
+class FurtherModel(_Group):
+    """A model that is served beside the first one, by engines of its own."""
+
+    model: str
+    """As `model` of the whole."""
+
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9./_-]*$")
+    """What clients ask for with `?model=`; where missing, what `model` says."""
+
+    engine: EngineSettings = EngineSettings()
+    """The deployment that holds it; nothing of the first model's is taken over."""
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _all_keys_commented_out(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @property
+    def served_as(self) -> str:
+        """`name` with its default filled in."""
+        return self.name or self.model
+
+
 class Settings(_Group):
     """Everything that can be set."""
 
@@ -502,6 +575,9 @@ class Settings(_Group):
 
     engine: EngineSettings = EngineSettings()
     """The deployment that holds the model."""
+
+    models: list[FurtherModel] = []
+    """More models, each with engines of its own. Clients that ask for none get `model`."""
 
     link: LinkSettings = LinkSettings()
     """The connections between the two deployments."""
@@ -527,15 +603,17 @@ class Settings(_Group):
     """One JSON object per line, or lines for people."""
 
     _model_settings: ModelSettings = PrivateAttr()
+    _served: dict[str, "Settings"] = PrivateAttr(default_factory=dict)
 
     @property
     def model_settings(self) -> ModelSettings:
         """What `model` stands for; travels with this object, so replicas need no model file."""
         return self._model_settings
 
-    def most_sessions_per_key(self, slots_per_engine: float) -> int:
-        """Sessions that one API key may hold at an ingress replica, where engines have so many slots."""
-        return max(1, int(self.ingress.key_share * slots_per_engine * self.engine.most_replicas))
+    @property
+    def served(self) -> Mapping[str, "Settings"]:
+        """For each model, by the name that clients know, these settings as if it were the only one; the first first."""
+        return {self.model: self, **self._served}
 
     @field_validator("model")
     @classmethod
@@ -554,6 +632,22 @@ class Settings(_Group):
         return self
 
     @model_validator(mode="after")
+    def _each_model_could_be_alone(self) -> Self:
+        for number, further in enumerate(self.models):
+            name = further.served_as
+            if deployment_of(name) in map(deployment_of, self.served):
+                raise ValueError(f"models[{number}].name: expected another name than the other models, got {name!r}")
+            alone = {"model": further.model, "engine": further.engine, "models": []}
+            try:
+                view = Settings(**{key: getattr(self, key) for key in type(self).model_fields} | alone)
+            except ValidationError as error:
+                # Each of these rules is about this group and the rest: so each begins with its key.
+                rules = [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
+                raise ValueError(f"models[{number}]: {'; '.join(rules)}") from None
+            self._served[name] = view.model_copy(update={"model": name})
+        return self
+
+    @model_validator(mode="after")
     def _model_fits_gpu(self) -> Self:
         engine = self.engine
         if engine.gpu and engine.slots != "auto":
@@ -563,6 +657,11 @@ class Settings(_Group):
             except ValueError as error:
                 raise ValueError(f"engine.slots: {error}") from None
         return self
+
+
+def deployment_of(name: str) -> str:
+    """The name of the engine deployment of a further model, from the name that clients know."""
+    return "engine-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)
 
 
 def _slots(text: str) -> int | str:

@@ -1,16 +1,18 @@
 """An actor that all processes of the service share, on Ray: it outlives replicas, deploys, and the application.
 
-It is found by name, made when somebody first needs it, comes back empty if its process dies, and ends by itself when
-nobody has used it for a while.
+It is found by name, made when somebody needs it, made again, empty, when its process or its node has died, and ends by
+itself when nobody has used it for a while.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 NAMESPACE = "stt"
 """Ray namespace of these actors."""
@@ -29,11 +31,17 @@ class ActorUnavailable(Exception):
 class SharedActor:
     """Reaches an actor by its name, from any process of the cluster."""
 
-    def __init__(self, kind: type, name: str, *arguments: object) -> None:
-        """`kind` is the actor's class; the arguments count while it is made, and no more until it ends."""
+    def __init__(
+        self, kind: type, name: str, *arguments: object, node: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """`kind` is the actor's class; the arguments count while it is made, and no more until it ends.
+
+        `node()` is the id of the node on which to make it, None for any; it may block, and raise ActorUnavailable.
+        """
         self._kind = kind
         self._name = name
         self._arguments = arguments
+        self._node = node
         self._actor: Any = None
 
     async def call(self, method: str, *arguments: object) -> Any:
@@ -50,6 +58,9 @@ class SharedActor:
             raise ActorUnavailable(f"{self._name} is gone: {error!r}") from error
 
     def _find(self) -> Any:
+        with contextlib.suppress(ValueError):  # there is none
+            return ray.get_actor(self._name, NAMESPACE)
+        node = self._node()
         return (
             ray.remote(self._kind)
             .options(
@@ -58,8 +69,8 @@ class SharedActor:
                 get_if_exists=True,
                 lifetime="detached",
                 num_cpus=0,
-                max_restarts=-1,
                 max_concurrency=64,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False) if node else "DEFAULT",
             )
             .remote(*self._arguments)
         )

@@ -24,8 +24,10 @@ from serve_app.errors import AtCapacity, EngineLost, SpeechError
 from serve_app.ingress.http_server import BoundedConfig
 from serve_app.ingress.routes import Ingress
 from serve_app.link.client import LinkClient, StreamListener
+from serve_app.session.admission import Admission, Returning
+from serve_app.session.models import ServedModel
 from serve_app.session.vault import Answer, Checkpoint, Saved, Vault, VaultUnavailable
-from serve_app.settings import EngineSettings, LinkSettings
+from serve_app.settings import EngineSettings, LinkSettings, ModelSettings
 from serve_app.speech import FRAME_SAMPLES, FrameResult, History, ModelInfo
 from serve_app.telemetry import IngressMetrics
 from serve_app.telemetry.board import ENGINE, INGRESS, Board, BoardUnavailable, Report, Source
@@ -275,17 +277,29 @@ async def answers_until_close(connection: ClientConnection) -> list[str | bytes]
     return messages
 
 
+def served(engines: DirectEngines, **facts) -> ServedModel:
+    """The engines as those of a model, for sessions that need no ingress."""
+    returning = Returning()
+    line = Admission(16, returning)
+    return ServedModel("demo", ModelSettings(source="demo", **facts), engines, returning, line)
+
+
 @asynccontextmanager
 async def serving(
-    engines: DirectEngines, vault: LocalVault | None = None, port: int = 0, **args
+    engines: DirectEngines,
+    vault: LocalVault | None = None,
+    further: Sequence[DirectEngines] = (),
+    port: int = 0,
+    **args,
 ) -> AsyncIterator[Service]:
-    """An ingress on this port of 127.0.0.1, or on any that is free."""
+    """An ingress on this port of 127.0.0.1 (0: any that is free); `further` are engines of `args["models"]`."""
     settings = settings_module.from_args(args, environ={})
     vault = vault or LocalVault(settings.session.resume_window_seconds)
     metrics = IngressMetrics(CollectorRegistry())
     board = LocalBoard(engines)
     publisher = Publisher(Source(INGRESS, "ingress-1"), metrics.registry, board)
-    ingress = Ingress(settings, engines, vault, metrics, publisher)
+    pools = dict(zip(settings.served, (engines, *further), strict=True))
+    ingress = Ingress(settings, pools, vault, metrics, publisher)
     listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(BoundedConfig(ingress.application(), log_level="warning", lifespan="on"))
     running = asyncio.create_task(server.serve([listener]))

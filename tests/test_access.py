@@ -293,7 +293,7 @@ def test_the_share_of_a_key_follows_from_the_slots_that_engines_chose():
     settings = settings_module.from_args(
         {"engine": {"slots": "auto", "replicas": 3}, "ingress": {"key_share": 0.5}}, environ={}
     )
-    access = Access(settings, b"s" * 32, IngressMetrics(CollectorRegistry()), lambda: loads)
+    access = Access(settings, b"s" * 32, IngressMetrics(CollectorRegistry()), lambda model: loads)
     assert access.most_sessions("ann") == settings_module.MOST_SLOTS, "nobody knows yet"
     loads["one"] = {}
     assert access.most_sessions("ann") == settings_module.MOST_SLOTS

@@ -33,8 +33,20 @@ def test_the_builder_asks_where_its_serve_listens(monkeypatch, host):
 
 @pytest.mark.parametrize(("slots", "most"), [(8, 8), ("auto", MOST_SLOTS)])
 def test_serve_lets_through_what_an_engine_may_have_slots_for(slots, most):
-    engine = build({"engine": {"slots": slots}})._bound_deployment.init_args[1]
+    engine = build({"engine": {"slots": slots}})._bound_deployment.init_args[1]["demo"]
     assert engine._bound_deployment.max_ongoing_requests == most + CONTROL_CALLS
+
+
+def test_each_model_has_a_deployment_of_its_own():
+    small = {"model": "demo", "name": "org/small.1", "engine": {"slots": 3, "autoscaling": {"max_replicas": 2}}}
+    engines = build({"engine": {"slots": 8}, "models": [small]})._bound_deployment.init_args[1]
+    assert list(engines) == ["demo", "org/small.1"]
+    first, second = (bound._bound_deployment for bound in engines.values())
+    assert (first.name, second.name) == ("engine", "engine-org-small-1")
+    assert (first.max_ongoing_requests, second.max_ongoing_requests) == (8 + CONTROL_CALLS, 3 + CONTROL_CALLS)
+    assert first.num_replicas == 1
+    assert second._deployment_config.autoscaling_config.max_replicas == 2
+    assert second.init_args[0].engine.slots == 3
 
 
 def test_a_bridge_is_part_of_the_application_where_the_settings_say_so():

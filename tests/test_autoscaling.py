@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.serve.config import AutoscalingPolicy
 
-from serve_app.app import number_of_engines
-from serve_app.autoscaling import EnginePolicy, Rules, Scaler, Situation, lost_slots, replicas_needed
-from serve_app.settings import EngineSettings, from_args
+from serve_app.app import number_of_engines, number_of_ingresses
+from serve_app.autoscaling import Policy, Rules, Scaler, Situation, lost_slots, replicas_needed
+from serve_app.settings import EngineSettings, IngressAutoscalingSettings, IngressSettings, from_args
 
 RULES = Rules(
     slots=10,
@@ -134,15 +134,25 @@ def context(now_s: float, requests: float, target: int, reports=None):
 
 
 def test_the_policy_takes_capacity_from_the_reports():
-    policy = EnginePolicy(**RULES.__dict__)
+    policy = Policy(**RULES.__dict__)
     assert policy(context(0, 16, 2)) == (2, {})
     smaller = {"slots": {"a": 4, "b": 4}, "slots_used": {"a": 4, "b": 4}, "headroom": {"a": 0.5, "b": 0.5}}
     assert policy(context(0.5, 16, 2, smaller)) == (2, {})  # too early to look again
     assert policy(context(1.1, 16, 2, smaller)) == (5, {})
 
 
+def test_ingresses_follow_their_connections():
+    scaling = IngressAutoscalingSettings(max_replicas=4, target_connections=100, scaledown_window_seconds=60)
+    policy = Policy(**scaling.scaling_rules)
+    course = [(0, 0, 1), (2, 100, 1), (4, 101, 2), (6, 1_050, 4), (60, 1, 4), (67, 120, 2), (200, 0, 1)]
+    replicas = 1
+    for now_s, connections, expected in course:
+        replicas, _ = policy(context(now_s, connections, replicas))
+        assert replicas == expected, now_s
+
+
 def test_looking_whether_an_engine_is_there_wakes_none():
-    assert EnginePolicy(**RULES.__dict__)(context(0, 0.4, 0)) == (0, {})
+    assert Policy(**RULES.__dict__)(context(0, 0.4, 0)) == (0, {})
 
 
 def test_serve_gets_what_the_settings_say():
@@ -153,11 +163,17 @@ def test_serve_gets_what_the_settings_say():
     assert (config.upscale_delay_s, config.downscale_delay_s) == (0, 0)
     policy = config.policy.get_policy()(**config.policy.policy_kwargs)
     assert policy(context(0, 24, 1)) == (2, {})
+    assert number_of_ingresses(IngressSettings(replicas=3)) == {"num_replicas": 3}
+    ingress = from_args({"ingress": {"autoscaling": {"max_replicas": 4, "target_connections": 5}}}, {}).ingress
+    config = number_of_ingresses(ingress)["autoscaling_config"]
+    assert (config.min_replicas, config.max_replicas) == (1, 4)
+    policy = config.policy.get_policy()(**config.policy.policy_kwargs)
+    assert policy(context(0, 6, 1)) == (2, {})
 
 
 def test_serves_controller_needs_nothing_of_ours_to_run_the_policy(tmp_path):
     pickled = tmp_path / "policy"
-    pickled.write_bytes(AutoscalingPolicy(policy_function=EnginePolicy).get_serialized_policy_def())
+    pickled.write_bytes(AutoscalingPolicy(policy_function=Policy).get_serialized_policy_def())
     program = f"""
 import sys
 from ray import cloudpickle

@@ -280,7 +280,23 @@ def test_a_model_is_downloaded_before_anything_starts(tmp_path: Path):
 
 def test_serve_says_when_its_port_is_taken():
     with peer(transcript) as address:
-        assert_fails(stt("serve", "--port", address.split(":")[1]), 1, "cannot listen on", address)
+        assert_fails(stt("serve", "--port", address.split(":")[1]), 1, "cannot listen on", address, "--port chooses")
+
+
+def test_serve_does_not_wait_for_gpus_that_are_not_there(tmp_path: Path):
+    config = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    config["applications"][0]["args"]["engine"] |= {"gpu": "H200", "replicas": 99}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    advice = ("engine.gpu H200: expected 99 GPUs on this machine", "engine.device: cpu", "RAY_ADDRESS")
+    assert_fails(stt("serve", "--config", str(file), "--port", "21996"), 2, *advice)
+
+
+def test_fetch_says_where_a_checkpoint_is():
+    result = stt("fetch", "demo")
+    assert (result.exit_code, result.stdout.strip()) == (0, str(MODELS_FOLDER / "demo"))
+    assert_fails(stt("fetch", "no-such-model"), 2, "model: expected one of")
+    assert_fails(stt("fetch", "someone/else", HF_HUB_OFFLINE="1"), 2, "not in the local cache")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])

@@ -85,7 +85,7 @@ async def test_a_scrape_works_while_the_board_is_away(engines):
             board.available = False
             text = (await http.get(f"{service.http}/metrics")).text
             assert "stt_metrics_complete 0.0" in text
-            assert 'stt_sessions_open{deployment="ingress",replica="ingress-1",state="live"} 0.0' in text
+            assert 'stt_sessions_open{deployment="ingress",model="demo",replica="ingress-1",state="live"} 0.0' in text
             assert "stt_engine_slots" not in text
             board.available = True
             await asyncio.sleep(0)

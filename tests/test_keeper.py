@@ -9,13 +9,13 @@ from serve_app.session import keeper as keeper_module
 from serve_app.session.keeper import Keeper, Kept
 from serve_app.session.session import Session
 from serve_app.session.vault import Vault
-from serve_app.settings import ModelSettings, SessionSettings
+from serve_app.settings import SessionSettings
 from serve_app.telemetry import IngressMetrics
-from tests.support import DirectEngines, LocalVault
+from tests.support import DirectEngines, LocalVault, served
 
 
 def new_session(engines: DirectEngines, metrics: IngressMetrics) -> Session:
-    return Session("session-1", engines, SessionSettings(), ModelSettings(source="demo"), metrics)
+    return Session("session-1", served(engines), SessionSettings(), metrics)
 
 
 async def speak(session: Session, samples: np.ndarray) -> None:

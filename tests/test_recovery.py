@@ -15,7 +15,7 @@ from serve_app.settings import ModelSettings, SessionSettings
 from serve_app.speech import FRAME_SAMPLES, PADDING_TOKEN, FrameResult
 from serve_app.telemetry import IngressMetrics
 from serve_app.transcript import Token, Word
-from tests.support import running_engines
+from tests.support import running_engines, served
 
 LOUD = np.full((1, FRAME_SAMPLES), 0.1, np.float32)
 QUIET = np.full((1, FRAME_SAMPLES), 0.001, np.float32)
@@ -100,7 +100,7 @@ async def test_a_session_whose_decoder_falls_ill_gets_well(demo_model, clip, tok
     model = FallsIll(demo_model, after_steps=30, token=token)
     metrics = IngressMetrics(CollectorRegistry())
     async with running_engines(model) as engines:
-        session = Session("s", engines, SessionSettings(), ModelSettings(source="demo", **limits), metrics)
+        session = Session("s", served(engines, **limits), SessionSettings(), metrics)
         await session.open()
         heard = []
 

@@ -20,6 +20,8 @@ START_S = 0.4
 class Handle:
     """Serve's handle of an engine deployment whose replicas, if there are any, have no slot free."""
 
+    deployment_name = "engine"
+
     def __init__(self) -> None:
         self.refuses = True
         self.calls = 0
@@ -48,7 +50,7 @@ class Nobody:
 @pytest.fixture
 def replicas(monkeypatch) -> EngineReplicas:
     replicas = EngineReplicas()
-    monkeypatch.setattr(serve_engines, "ENGINE_REPLICAS", replicas)
+    monkeypatch.setattr(serve_engines, "replicas_of", {"engine": replicas}.__getitem__)
     return replicas
 
 

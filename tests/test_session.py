@@ -10,11 +10,11 @@ from prometheus_client import CollectorRegistry
 from serve_app.errors import AtCapacity, EngineLost, IdleTimeout, InvalidMessage, SessionTooLong, StepFailed
 from serve_app.session.core import Done, Flushed, Status
 from serve_app.session.session import Session
-from serve_app.settings import EngineSettings, ModelSettings, SessionSettings
+from serve_app.settings import EngineSettings, SessionSettings
 from serve_app.speech import SAMPLE_RATE_HZ
 from serve_app.telemetry import IngressMetrics
 from serve_app.transcript import Token, TurnEnd, Word
-from tests.support import DirectEngines, running_engines
+from tests.support import DirectEngines, running_engines, served
 
 CHUNK = 2_000
 """Samples per call: not a whole number of frames."""
@@ -23,9 +23,8 @@ CHUNK = 2_000
 def new_session(engines: DirectEngines, **settings) -> Session:
     return Session(
         "session-1",
-        engines,
+        served(engines),
         SessionSettings(**settings),
-        ModelSettings(source="demo"),
         IngressMetrics(CollectorRegistry()),
     )
 

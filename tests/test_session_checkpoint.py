@@ -18,11 +18,11 @@ from serve_app.session.core import Done, Event, Status
 from serve_app.session.recorder import Recorder
 from serve_app.session.session import Marks, Session
 from serve_app.session.vault import Checkpoint, Saved, Vault
-from serve_app.settings import ModelSettings, SessionSettings
+from serve_app.settings import SessionSettings
 from serve_app.speech import FRAME_SAMPLES, ModelInfo
 from serve_app.telemetry import IngressMetrics
 from serve_app.transcript import Vocabulary
-from tests.support import DirectEngines
+from tests.support import DirectEngines, served
 
 CHUNK = 2_000
 OWNER = "me"
@@ -30,7 +30,7 @@ OWNER = "me"
 
 def new_session(engines: DirectEngines, restored: Restored | None = None, **settings) -> Session:
     metrics = IngressMetrics(CollectorRegistry())
-    return Session("session-1", engines, SessionSettings(**settings), ModelSettings(source="demo"), metrics, restored)
+    return Session("session-1", served(engines), SessionSettings(**settings), metrics, restored)
 
 
 class Client:
@@ -85,7 +85,7 @@ def take(vault: Vault, info: ModelInfo, window: int = 24) -> Restored:
     assert saved is not None
     vault.save([], [], ["hold"])  # one hold serves the whole test
     vault._taken.clear()
-    return checkpoint.restore(saved, info, window)
+    return checkpoint.restore(saved, lambda name: info, window)
 
 
 @pytest.mark.parametrize("behind", [False, True])
@@ -160,7 +160,7 @@ class _Evil:
 )
 async def test_what_is_no_session_is_not_restored_and_not_run(engines, state):
     with pytest.raises(UnknownSession):
-        checkpoint.restore(Saved(state, ((), (), ())), engines.info, 24)
+        checkpoint.restore(Saved(b"demo\0" + state, ((), (), ())), lambda name: engines.info, 24)
 
 
 def test_the_vocabulary_does_not_travel():

@@ -176,6 +176,30 @@ def test_a_wrong_variable_is_named() -> None:
             "engine.replicas: expected no fixed number beside autoscaling, got 2",
         ),
         (
+            {"ingress": {"replicas": 2, "autoscaling": {}}},
+            "ingress.replicas: expected no fixed number beside autoscaling, got 2",
+        ),
+        (
+            {"ingress": {"autoscaling": {"min_replicas": 11}}},
+            "ingress.autoscaling.min_replicas: expected at most max_replicas (10), got 11",
+        ),
+        (
+            {"models": [{"model": "demo"}]},
+            "models[0].name: expected another name than the other models, got 'demo'",
+        ),
+        (
+            {"models": [{"model": "demo", "name": "b", "engine": {"slot": 3}}]},
+            "models[0].engine.slot: unknown key; did you mean 'slots'?",
+        ),
+        (
+            {"models": [{"model": "demo", "name": "b", "engine": {"queue_frames": 3}}]},
+            "models[0]: session.window_frames: expected at most engine.queue_frames (3), got 24",
+        ),
+        (
+            {"models": [{"name": "b"}]},
+            "models[0].model: expected a value, got none",
+        ),
+        (
             {"engine": {"autoscaling": {"max_replica": 2}}},
             "engine.autoscaling.max_replica: unknown key; did you mean 'max_replicas'?",
         ),
@@ -418,3 +442,14 @@ def test_a_keys_file_must_be_there_and_hold_keys_with_names_of_their_own(tmp_pat
     file.write_text(yaml.safe_dump({"keys": [KEY_ENTRY]}), encoding="utf-8")
     (problem,) = problems_of({"auth": {"keys_file": str(file), "keys": [KEY_ENTRY | {"sha256": "b" * 64}]}})
     assert problem == "here.yaml: auth.keys: expected keys with different names, here and in auth.keys_file"
+
+
+def test_further_models_have_engines_of_their_own_and_share_the_rest():
+    further = [{"model": "demo", "name": "small", "engine": {"slots": 2}}, {"model": "stt-2.6b-en"}]
+    settings = from_args({"models": further, "engine": {"slots": 8}, "log_level": "error"}, {"BATCH_SIZE": "9"})
+    settings = pickle.loads(pickle.dumps(settings))  # as it goes to the replicas
+    served = settings.served
+    assert {name: one.engine.slots for name, one in served.items()} == {"demo": 9, "small": 2, "stt-2.6b-en": 32}
+    assert served["small"].model_settings == served["demo"].model_settings
+    assert served["stt-2.6b-en"].model_settings.source == "kyutai/stt-2.6b-en"
+    assert {one.log_level for one in served.values()} == {"error"}

@@ -725,7 +725,9 @@ async def test_http_routes(service, clip):
             assert status["sessions_open"] == 1
             assert status["engines"]["engine-1"]["slots"] == 8
             metrics = (await http.get("/metrics")).text
-            assert 'stt_sessions_open{deployment="ingress",replica="ingress-1",state="live"} 1.0' in metrics
+            assert (
+                'stt_sessions_open{deployment="ingress",model="demo",replica="ingress-1",state="live"} 1.0' in metrics
+            )
             assert 'stt_engine_slots{deployment="engine",replica="engine-1"} 8.0' in metrics
         assert (await http.get("/nothing")).status_code == 404
         assert (await http.get("/v1/stream")).status_code in (400, 404, 405, 426)

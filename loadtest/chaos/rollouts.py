@@ -2,14 +2,23 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import numpy as np
 
 from loadtest.chaos.attack import Attack, repeat
 from loadtest.chaos.service import ENGINES, Replica, Service
+from serve_app import client
 
 INGRESS_DRAIN_SECONDS = 35.0
 """For so long Serve keeps an ingress replica that it replaces; then it kills it, with all connections."""
+
+
+CROWD = 17
+"""Idle clients that need a second ingress replica."""
+
+INGRESS_SCALING = {"max_replicas": 2, "target_connections": CROWD - 1, "scaledown_window_seconds": 2.0}
+"""`ingress.autoscaling`: with at most as many sessions as the target, one replica is enough without the crowd."""
 
 
 async def redeploy(attack: Attack) -> None:
@@ -56,6 +65,25 @@ async def drain(attack: Attack) -> None:
         await attack.service.wait_for_replicas("engine", ENGINES)
 
     await repeat(attack, scale)
+
+
+async def scale_ingress(attack: Attack) -> None:
+    """A crowd comes, for which a second ingress replica is started, and goes: the sessions on what is stopped move."""
+
+    async def come_and_go() -> None:
+        attack.say(f"{CROWD} clients come")
+        asked_at = time.monotonic()
+        async with AsyncExitStack() as crowd:
+            for _ in range(CROWD):
+                await crowd.enter_async_context(client.connect(attack.service.url, resume_s=0))
+            await attack.service.wait_for_replicas("ingress", 2)
+            attack.note(
+                f"a second ingress replica ran {time.monotonic() - asked_at:.1f} s after the crowd began to come"
+            )
+        attack.say("they go")
+        await attack.service.wait_for_replicas("ingress", 1)
+
+    await repeat(attack, come_and_go)
 
 
 async def _names(service: Service, *deployments: str) -> frozenset[str]:

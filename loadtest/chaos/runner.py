@@ -13,7 +13,7 @@ from loadtest.chaos.attack import Attack
 from loadtest.chaos.leaks import count_leaked_slots
 from loadtest.chaos.outcome import Outcome
 from loadtest.chaos.scenarios import SCENARIOS, Scenario
-from loadtest.chaos.service import ENGINES, Service, ServiceMisbehaves, started
+from loadtest.chaos.service import ENGINES, Service, ServiceMisbehaves, started, started_on_nodes
 from loadtest.chaos.sessions import PATIENCE_SECONDS, STAGGER_SECONDS, Heard, Script, speak, write_scripts
 from serve_app.speech import SAMPLE_RATE_HZ
 
@@ -33,7 +33,12 @@ def run(name: str, sessions: int, seconds: float, log: Path, say: Callable[[str]
     scenario = SCENARIOS[name]
     slots = math.ceil(sessions * scenario.room) + scenario.spare_slots
     say("starting the service")
-    with started(slots, scenario.args, log) as service:
+    starting = (
+        started_on_nodes(scenario.nodes, slots, scenario.args, log)
+        if scenario.nodes
+        else started(slots, scenario.args, log)
+    )
+    with starting as service:
         scripts = write_scripts(sessions, max(seconds, scenario.least_seconds))
         return asyncio.run(_run(name, scenario, service, scripts, say))
 

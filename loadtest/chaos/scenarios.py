@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.chaos import crowds, kills, rollouts
+from loadtest.chaos import crowds, kills, losses, rollouts
 from loadtest.chaos.attack import BEFORE_HARM_SECONDS, Attack
 
 
@@ -22,6 +22,8 @@ class Scenario:
     """Settings of the application that differ from the defaults."""
     least_seconds: float = 0.0
     """Audio that each session needs to see all of the harm."""
+    nodes: int = 0
+    """Nodes that the service is spread over; 0 for the launcher's one."""
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -29,9 +31,20 @@ SCENARIOS: Mapping[str, Scenario] = {
     "all-engines-kill": Scenario(kills.kill_all_engines, room=0.5),
     "ingress-kill": Scenario(kills.kill_the_ingress),
     "vault-kill": Scenario(kills.kill_the_vault),
+    "node-kill": Scenario(
+        losses.lose_nodes,
+        args={"ingress": {"replicas": losses.INGRESSES}},
+        least_seconds=losses.LEAST_SECONDS,
+        nodes=losses.NODES,
+    ),
     "redeploy": Scenario(rollouts.redeploy, least_seconds=rollouts.INGRESS_DRAIN_SECONDS + 4 * BEFORE_HARM_SECONDS),
     "roll-engines": Scenario(rollouts.roll_engines),
     "drain": Scenario(rollouts.drain, args={"engine": {"placement": "spread"}}),
+    "scale-ingress": Scenario(
+        rollouts.scale_ingress,
+        spare_slots=rollouts.CROWD,
+        args={"ingress": {"autoscaling": rollouts.INGRESS_SCALING}},
+    ),
     "network-cut": Scenario(kills.cut_the_network),
     "slow-client": Scenario(
         crowds.slow_clients,

@@ -1,4 +1,7 @@
-"""A service of our own to harm: the real launcher, two small engines, and what Serve's dashboard tells of them."""
+"""A service of our own to harm: two small engines, and what Serve's dashboard tells of them.
+
+It is started by the real launcher on one node, or deployed to several nodes.
+"""
 
 import asyncio
 import contextlib
@@ -18,12 +21,17 @@ import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.chaos.nodes import Nodes
+from serve_app.cli import leftovers, processes
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides
 from serve_app.cli.server import free_port, running
 
 ENGINES = 2
 APPLICATION = "stt"
 POLL_SECONDS = 0.25
+
+START_SECONDS = 180.0
+"""How long an application may take to come up on several nodes."""
 
 _DASHBOARD = re.compile(rb"dashboard at \D*?(http://[\w.:\[\]-]+:\d+)")
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
@@ -58,9 +66,13 @@ class _PrivateRay(Overrides):
 class Service:
     """A running service: where it is, what it says of itself, which processes it consists of, how to redeploy it."""
 
-    def __init__(self, url: str, config: dict[str, Any], dashboard: str, token: str) -> None:
+    def __init__(
+        self, url: str, config: dict[str, Any], dashboard: str, token: str, nodes: Nodes | None = None
+    ) -> None:
         self.url = url
         """Where clients stream to."""
+        self.nodes = nodes
+        """What it runs on, if that is more than one node."""
         self._base = url.replace("ws://", "http://").removesuffix("/v1/stream")
         self._config = config
         self._dashboard = dashboard
@@ -152,7 +164,7 @@ class Service:
         application["args"] = _merged(application["args"], args or {})
         if engine_deployment:
             application["deployments"] = [{"name": "engine", **engine_deployment}]
-        async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
             address = f"{self._dashboard}/api/serve/applications/"
             answer = await http.put(address, json=config, headers=self._headers)
         if answer.is_error:
@@ -176,6 +188,58 @@ def started(slots: int, args: Mapping[str, Any], log: Path) -> Iterator[Service]
 
     Raises what `serve_app.cli.server.running` and `wait_until_ready` raise.
     """
+    config, port = _config(slots, args), free_port()
+    token = secrets.token_hex(32)
+    overrides = _PrivateRay(host="127.0.0.1", port=port, name=APPLICATION, token=token)
+    with tempfile.TemporaryDirectory(prefix="stt-chaos-") as folder, log.open("wb") as output:
+        file = Path(folder) / "config.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        with running(file, overrides, output) as server:
+            server.wait_until_ready()
+            found = _DASHBOARD.search(_COLOURS.sub(b"", log.read_bytes()))
+            if found is None:
+                raise ServiceMisbehaves("expected Ray to print the address of its dashboard")
+            config["http_options"] = {"host": "127.0.0.1", "port": port}
+            yield Service(server.url, config, found[1].decode(), token)
+
+
+@contextlib.contextmanager
+def started_on_nodes(count: int, slots: int, args: Mapping[str, Any], log: Path) -> Iterator[Service]:
+    """The same on as many nodes and a head, each with room for two replicas. Raises StartFailed, ServiceMisbehaves."""
+    half = {"num_cpus": 0.5}
+    config, port = _config(slots, _merged(args, {"engine": half, "ingress": half})), free_port()
+    config["http_options"] = {"host": "127.0.0.1", "port": port}
+    folder = leftovers.RunFolder()
+    with log.open("wb") as output, processes.signals_as_exits():
+        nodes = None
+        try:
+            nodes = Nodes(folder.path, output)
+            for _ in range(count):
+                nodes.add()
+            service = Service(f"ws://127.0.0.1:{port}/v1/stream", config, nodes.dashboard, nodes.token, nodes)
+            asyncio.run(_deployed(service))
+            yield service
+        finally:
+            with processes.signals_ignored():
+                if nodes:
+                    nodes.stop()
+                folder.remove()
+
+
+async def _deployed(service: Service) -> None:
+    async def accepted() -> bool:
+        await service.deploy()
+        return True
+
+    async def answers() -> bool:
+        return bool((await service.status())["ready"])
+
+    await service.wait_until(accepted, "an answer of Ray's dashboard", START_SECONDS)
+    await service.wait_until(answers, "an ingress with an engine", START_SECONDS)
+
+
+def _config(slots: int, args: Mapping[str, Any]) -> dict[str, Any]:
+    """What to deploy."""
     config = yaml.safe_load(DEFAULT_CONFIG.read_text(encoding="utf-8"))
     # Several engines share the cores with everything else: fractions, so that Ray places them on any machine.
     small: dict[str, Any] = {
@@ -187,20 +251,8 @@ def started(slots: int, args: Mapping[str, Any], log: Path) -> Iterator[Service]
     if "autoscaling" not in args.get("engine", {}):
         small["engine"]["replicas"] = ENGINES
     config["applications"][0] |= {"name": APPLICATION, "args": _merged(small, args)}
-    port = free_port()
-    config["http_options"] = {"host": "127.0.0.1", "port": port}
-    token = secrets.token_hex(32)
-    overrides = _PrivateRay(host="127.0.0.1", port=port, name=APPLICATION, token=token)
-    with tempfile.TemporaryDirectory(prefix="stt-chaos-") as folder, log.open("wb") as output:
-        file = Path(folder) / "config.yaml"
-        file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        with running(file, overrides, output) as server:
-            server.wait_until_ready()
-            found = _DASHBOARD.search(_COLOURS.sub(b"", log.read_bytes()))
-            if found is None:
-                raise ServiceMisbehaves("expected Ray to print the address of its dashboard")
-            # JSON, because that is what goes to the dashboard later: numbers and names only.
-            yield Service(server.url, json.loads(json.dumps(config)), found[1].decode(), token)
+    # JSON, because that is what goes to the dashboard later: numbers and names only.
+    return dict(json.loads(json.dumps(config)))
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from serve_app.audio.files import AudioFileError
 from serve_app.checkpoint.files import CheckpointError
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
-from serve_app.cli.fetching import fetch_checkpoint
+from serve_app.cli.fetching import fetch_checkpoints
 from serve_app.cli.server import START_TIMEOUT_S, StartFailed, StartTimeout, free_port, running
 from serve_app.measuring.hearing import word_errors
 from serve_app.samples import demo_clip
@@ -49,7 +49,7 @@ def demo(
     log = Path(tempfile.mkstemp(prefix="stt-demo-", suffix=".log")[1])
     keep_log = True
     try:
-        fetch_checkpoint(overrides.settings(config), overrides)
+        fetch_checkpoints(overrides.settings(config), overrides)
         clip = demo_clip()
         with log.open("wb") as output, running(config, overrides, output) as server:
             with _progress(console, "starting the service"):

@@ -59,6 +59,7 @@ class Scrape:
 class EngineFigures:
     """One engine replica."""
 
+    model: str
     slots: int
     slots_used: int
     headroom: float
@@ -127,6 +128,7 @@ def figures(now: Scrape, before: Scrape | None = None) -> Figures:
 
 def _engine(replica: str, now: Scrape, rises: Scrape | None) -> EngineFigures:
     return EngineFigures(
+        model=next(iter(now.by("model", "stt_engine_slots", replica=replica)), ""),
         slots=int(now.sum("stt_engine_slots", replica=replica)),
         slots_used=int(now.sum("stt_engine_slots_used", replica=replica)),
         headroom=now.sum("stt_engine_headroom", replica=replica),

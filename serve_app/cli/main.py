@@ -1,10 +1,10 @@
-"""The `stt` command: `stt transcribe`, `mic`, `latency`, `serve`, `top`, `smoke`, `keys`, `plan`, `demo`,
-`kafka-send` and `kafka-listen`.
-"""
+"""The `stt` command: `transcribe`, `serve`, `top`, `smoke`, `keys`, `plan`, `check`, `kafka-send` and the others."""
 
 import typer
 
+from serve_app.cli.check import check
 from serve_app.cli.demo import demo
+from serve_app.cli.fetch import fetch
 from serve_app.cli.kafka_listen import kafka_listen
 from serve_app.cli.kafka_send import kafka_send
 from serve_app.cli.keys import keys
@@ -29,6 +29,8 @@ app.command()(serve)
 app.command()(top)
 app.command()(smoke)
 app.command()(plan)
+app.command()(check)
+app.command()(fetch)
 app.command()(demo)
 app.command()(kafka_send)
 app.command()(kafka_listen)

@@ -9,7 +9,7 @@ import typer
 from serve_app.checkpoint.files import CheckpointError
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
-from serve_app.cli.fetching import fetch_checkpoint
+from serve_app.cli.fetching import fetch_checkpoints
 from serve_app.cli.server import START_TIMEOUT_S, StartFailed, StartTimeout, running
 from serve_app.settings import SettingsError
 
@@ -24,7 +24,7 @@ def serve(
     """Run the service until Ctrl-C: on a Ray of its own, or where RAY_ADDRESS says."""
     overrides = Overrides.from_environment(host=host, port=port, model=model)
     try:
-        fetch_checkpoint(overrides.settings(config), overrides)
+        fetch_checkpoints(overrides.settings(config), overrides)
         with running(config, overrides, output=sys.stdout.buffer) as server:
             server.wait_until_ready(start_timeout)
             if access := server.ray_access():

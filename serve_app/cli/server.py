@@ -1,6 +1,7 @@
 """Run the service as `serve run` does, beside anything else on this machine, and leave nothing behind."""
 
 import contextlib
+import errno
 import json
 import random
 import re
@@ -21,6 +22,7 @@ import yaml
 
 from serve_app.cli import leftovers, processes
 from serve_app.cli.config import Address, Overrides, effective_config
+from serve_app.cli.own_gpus import OwnGpus
 from serve_app.cli.ray_access import write_ray_access
 from serve_app.cli.serve_status import failure
 from serve_app.settings import PROJECT_ROOT
@@ -202,11 +204,17 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     """Start the service; whatever ends the block ends the service.
 
     Signals that would end this process raise SystemExit inside the block. `output` gets what the service prints.
-    Raises `UnusableConfig`, `StartFailed`, and `SettingsError` where strangers could come in unasked.
+    Raises `UnusableConfig`, `StartFailed`, and `SettingsError` where strangers could come in unasked, or where engines
+    ask a Ray of our own for GPUs that this machine does not have.
     """
     effective, address = effective_config(config, overrides)
     _check_free(address)
-    overrides.settings(config).auth.check_host(address.host)
+    settings = overrides.settings(config)
+    settings.auth.check_host(address.host)
+    if overrides.private:
+        gpus = OwnGpus.found()
+        for served in settings.served.values():
+            gpus.check(served.engine)
     with processes.signals_as_exits():
         leftovers.sweep()
         server, folder = None, leftovers.RunFolder()
@@ -229,7 +237,8 @@ def _check_free(address: Address) -> None:
         socket.create_server((address.host, address.port), family=family).close()
     except (OSError, UnicodeError) as error:  # the latter for what can be no host's name
         reason = getattr(error, "strerror", None) or error
-        raise StartFailed(f"cannot listen on {address.host}:{address.port} ({reason})") from None
+        advice = "; --port chooses another" if getattr(error, "errno", None) == errno.EADDRINUSE else ""
+        raise StartFailed(f"cannot listen on {address.host}:{address.port} ({reason}){advice}") from None
 
 
 def private_ray(folder: Path) -> dict[str, str]:

@@ -33,6 +33,9 @@ ServiceName = Annotated[
     str | None,
     typer.Option(help="local, or a name in ~/.config/stt/services.yaml ({NAME: {url: …, api_key_env: …}})."),
 ]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="One of the service's models (GET /v1/models); without it, its first.")
+]
 Key = Annotated[
     str | None,
     typer.Option(help="API key; else the service's api_key_env, else STT_API_KEY, else MODAL_KEY and MODAL_SECRET."),

@@ -53,10 +53,11 @@ def _summary(service: str, figures: Figures) -> Panel:
 
 
 def _engines(figures: Figures) -> Table:
-    table = _table("engine", "slots", "headroom", "step p50", "p95", "streams/step", "frames", "CPU")
+    table = _table("engine", "model", "slots", "headroom", "step p50", "p95", "streams/step", "frames", "CPU")
     for name, engine in figures.engines.items():
         table.add_row(
             name,
+            engine.model,
             f"{engine.slots_used}/{engine.slots}",
             _headroom(engine.headroom),
             f"{1_000 * engine.step_p50_s:.1f} ms",

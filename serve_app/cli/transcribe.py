@@ -18,7 +18,7 @@ from serve_app.audio.download import is_web_address, read_url
 from serve_app.audio.files import read_audio, read_stream
 from serve_app.cli.failure import BAD_INPUT, fail, failures_reported
 from serve_app.cli.printing import JsonLines, Printer, Segments, TextLines, WordLines
-from serve_app.cli.services import Key, ServiceName, Url, Wait, WireFormat, find_access
+from serve_app.cli.services import Key, ModelName, ServiceName, Url, Wait, WireFormat, find_access
 
 STANDARD_INPUT = Path("standard input")
 """What messages call it."""
@@ -36,6 +36,7 @@ def transcribe(
     url: Url = None,
     service: ServiceName = None,
     api_key: Key = None,
+    model: ModelName = None,
     rtf: Annotated[
         float, typer.Option(min=0, help="Speed: 1 is real time, 3 three times faster, 0 as fast as it goes.")
     ] = 1.0,
@@ -69,6 +70,7 @@ def transcribe(
             samples,
             rtf=rtf,
             words=words or bool(targets),
+            model=model,
             api_key=access.api_key,
             headers=access.headers,
             wait_s=wait,

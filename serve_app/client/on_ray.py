@@ -35,20 +35,23 @@ async def transcribe(
     channels: int = 1,
     words: bool = False,
     pauses: bool = False,
+    model: str | None = None,
     wait_s: float = 0.0,
 ) -> AsyncGenerator[Event]:
     """Send chunks of audio, cut anywhere, as they come, and yield what the service says, up to `Done`.
 
     `handle` is the application's (`serve.get_app_handle("stt")`); `format`, `sample_rate` (None: 24 kHz, of mu-law and
-    A-law 8 kHz) and `channels` say what the bytes are, `words`, `pauses` and `wait_s` mean what they mean to `connect`.
-    An iterable that is not asynchronous is read in a thread. The session is over when the iteration ends, however it
-    does (use `contextlib.aclosing` where it may end early), and when this process does.
+    A-law 8 kHz) and `channels` say what the bytes are, `words`, `pauses`, `model` and `wait_s` mean what they mean to
+    `connect`. An iterable that is not asynchronous is read in a thread. The session is over when the iteration ends,
+    however it does (use `contextlib.aclosing` where it may end early), and when this process does.
 
     Raises `ServerError` for an error the service reports, `ConnectionLost` where the service or the queue goes away,
     and what `audio` raises.
     """
     query = {"format": format, "channels": str(channels), "wait_s": f"{wait_s:.6f}"}
     query |= {"words": str(words).lower(), "pauses": str(pauses).lower()}
+    if model:
+        query["model"] = model
     if sample_rate is not None:
         query["sample_rate"] = str(sample_rate)
     queue = Queue(PIECES_AHEAD, actor_options={"num_cpus": 0})  # ends with this process, and the session with it

@@ -252,6 +252,7 @@ async def connect(
     confidence: bool = False,
     pauses: bool = False,
     settled: bool = False,
+    model: str | None = None,
     wait_s: float = 0.0,
     format: Format = "f32",
     sample_rate: int = SAMPLE_RATE_HZ,
@@ -263,9 +264,9 @@ async def connect(
 
     `url` is `ws://…`, `http://…` or `host:port`; without a path it means `/v1/stream`. With `words` the server also
     sends `Word` events, with `confidence` how sure the model is of each, with `pauses` a `Pauses` and with `settled` a
-    `Settled` event for each frame. With `wait_s` the session waits so long in line where every slot is taken. `format`
-    and `sample_rate` are how the audio travels: s16 takes half of f32's bytes, mulaw a quarter, opus a twenty-fourth;
-    opus has its own rate.
+    `Settled` event for each frame. `model` is one of those that the service has, None for its first. With `wait_s` the
+    session waits so long in line where every slot is taken. `format` and `sample_rate` are how the audio travels: s16
+    takes half of f32's bytes, mulaw a quarter, opus a twenty-fourth; opus has its own rate.
     `headers` are sent along, for whatever guards the service. `timeout_s` bounds the wait for each message either way,
     `resume_s` the time spent on getting a broken connection back (0: none).
 
@@ -276,6 +277,8 @@ async def connect(
     wishes = declaration(format, sample_rate)
     flags = {"words": words, "confidence": confidence, "pauses": pauses, "settled": settled}
     wishes |= {name: "true" for name, wished in flags.items() if wished}
+    if model:
+        wishes["model"] = model
     if wait_s:
         wishes["wait_s"] = f"{wait_s:g}"
     if resume_s:

@@ -45,7 +45,7 @@ class Engine:
             metrics.start_seconds.labels(stage.removesuffix("_seconds")).set(seconds)
         host = ray.util.get_node_ip_address() if settings.link.host == "auto" else settings.link.host
         await self._service.start(host, settings.link.port)
-        self._publisher = Publisher(Source(ENGINE, name), metrics.registry, RayBoard(settings.app_name))
+        self._publisher = Publisher(Source(ENGINE, name, settings.model), metrics.registry, RayBoard(settings.app_name))
         self._publisher.start()
 
     async def describe(self) -> ModelInfo:

@@ -36,9 +36,9 @@ class Access:
         settings: Settings,
         token_secret: bytes,
         metrics: IngressMetrics,
-        loads: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
+        loads: Callable[[str], Mapping[str, Mapping[str, float]]] = lambda model: {},
     ) -> None:
-        """`token_secret` is the same at all replicas; `loads` are the latest load reports of engines, by name."""
+        """`token_secret` is the same at all replicas; `loads(model)` are its engines' latest load reports, by name."""
         self._settings = settings
         self._metrics = metrics
         self._loads = loads
@@ -73,12 +73,17 @@ class Access:
 
     def _share_of_slots(self) -> int:
         """What `ingress.key_share` comes to; engines that choose their slots themselves tell how many they have."""
-        slots = self._settings.engine.slots
-        if slots != "auto":
-            return self._settings.most_sessions_per_key(slots)
-        told = [load["slots"] for load in self._loads().values() if "slots" in load]
-        # In the first second nobody has told anything yet: then the engines' own limit must do.
-        return self._settings.most_sessions_per_key(sum(told) / len(told)) if told else MOST_SLOTS
+        slots = 0.0
+        for model, settings in self._settings.served.items():
+            told = [load["slots"] for load in self._loads(model).values() if "slots" in load]
+            if settings.engine.slots != "auto":
+                each = float(settings.engine.slots)
+            elif told:
+                each = sum(told) / len(told)
+            else:
+                return MOST_SLOTS  # in the first second nobody has told anything yet: the engines' own limit must do
+            slots += each * settings.engine.most_replicas
+        return max(1, int(self._settings.ingress.key_share * slots))
 
     async def tokens(self, request: Request) -> Response:
         """`POST /v1/tokens?expires_in_seconds=60`: a token for a browser, which stands for the key that asks for it."""

@@ -14,7 +14,7 @@ from serve_app.ingress import ray_programs
 from serve_app.ingress.backpressure import bound_receive_queues
 from serve_app.ingress.http_server import bound_http_server
 from serve_app.ingress.memory import return_freed_memory
-from serve_app.ingress.ray_vault import RayVault
+from serve_app.ingress.ray_vault import ray_vaults
 from serve_app.ingress.routes import Ingress
 from serve_app.ingress.serve_engines import ServeEngines
 from serve_app.ingress.shutdown import Shutdown, on_graceful_shutdown
@@ -34,11 +34,11 @@ class IngressReplica:
     async def __init__(  # type: ignore[misc]
         self,
         settings: Settings,
-        engine: DeploymentHandle,
+        engines: Mapping[str, DeploymentHandle],
         token_secret: bytes,
         bridge: DeploymentHandle | None = None,
     ) -> None:
-        """`engine` is the handle of the engine deployment; `token_secret` signs browsers' tokens.
+        """`engines` are handles of each model's deployment, by its name; `token_secret` signs browsers' tokens.
 
         `bridge` is not called: Serve runs the deployments that its ingress is given.
         """
@@ -47,20 +47,23 @@ class IngressReplica:
         return_freed_memory()
         bound_receive_queues()
         bound_http_server()
-        engines = ServeEngines(
-            engine.options(stream=True),
-            settings.link,
-            settings.ingress.admission_timeout_seconds,
-            settings.engine.autoscaling,
-        )
-        vault = RayVault(
+        pools = {
+            model: ServeEngines(
+                engine.options(stream=True),
+                settings.link,
+                settings.ingress.admission_timeout_seconds,
+                settings.served[model].engine.autoscaling,
+            )
+            for model, engine in engines.items()
+        }
+        vault = ray_vaults(
             settings.app_name, settings.session.resume_window_seconds, settings.session.vault_megabytes * MEBIBYTE
         )
         context = serve.get_replica_context()
         metrics = IngressMetrics(CollectorRegistry())
         source = Source(INGRESS, context.replica_id.unique_id)
         publisher = Publisher(source, metrics.registry, RayBoard(settings.app_name))
-        self._routes = Ingress(settings, engines, vault, metrics, publisher, token_secret)
+        self._routes = Ingress(settings, pools, vault, metrics, publisher, token_secret)
         self._shutdown = Shutdown(
             self._routes.sessions,
             context.app_name,
@@ -79,14 +82,14 @@ class IngressReplica:
             async for message in messages:
                 yield message
 
-    async def transcribe_queue(self, audio: Queue, transcription: Queue, wait_s: float = 0.0) -> None:
+    async def transcribe_queue(self, audio: Queue, transcription: Queue, wait_s: float = 0.0, model: str = "") -> None:
         """For Ray programs: take bytes of audio files from one queue, up to a None, and put their text into another.
 
         The files may be of any format, and cut anywhere; a chunk that begins as a file does begins the next one. The
-        text comes as soon as the model has it, a leading space starts a word. Its end is a None, also after an error,
-        which is raised here, as a SpeechError.
+        text comes as soon as the model has it (`model`, or the first one), a leading space starts a word. Its end is a
+        None, also after an error, which is raised here, as a SpeechError.
         """
-        await ray_programs.transcribe_queue(audio, transcription, wait_s, self._routes.host)
+        await ray_programs.transcribe_queue(audio, transcription, wait_s, model, self._routes.host)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """What Serve mounts, once the constructor is through."""

@@ -108,14 +108,15 @@ class _Program:
         return {"type": "websocket.receive", **content}
 
 
-async def transcribe_queue(audio: Queue, transcription: Queue, wait_s: float, host: Host) -> None:
+async def transcribe_queue(audio: Queue, transcription: Queue, wait_s: float, model: str | None, host: Host) -> None:
     """Text of audio files, from one queue to another: see `IngressReplica.transcribe_queue`."""
     settings = host.settings
     try:
+        chosen = host.models.named(model)
         wait_s = number({"wait_s": f"{wait_s:g}"}, "wait_s", settings.max_wait_seconds)
         chunks = ray_queues.chunks(audio, settings.max_message_bytes)
         blocks = decode_chunks(chunks, settings.max_upload_seconds, settings.max_upload_megabytes * MEBIBYTE)
-        async with aclosing(recognise(blocks, "", host, dialect="handle", wait_s=wait_s)) as events:
+        async with aclosing(recognise(blocks, "", host, dialect="handle", model=chosen, wait_s=wait_s)) as events:
             async for event in events:
                 if isinstance(event, Token):
                     await ray_queues.put(transcription, event.text, settings.slow_client_seconds)

@@ -1,11 +1,20 @@
-"""The vault as a Ray actor of its own: every ingress replica of a service uses the same one."""
+"""The vault as Ray actors of its own: every ingress replica of a service uses the same ones.
+
+There are two with the same content (see `vault_copies`), on different nodes, so that sessions survive the loss of a
+node. A cluster of a single node has one.
+"""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.session.vault import Answer, Checkpoint, Saved, Vault, VaultUnavailable
-from serve_app.shared_actor import ActorUnavailable, SharedActor, exit_when_idle
+import ray
+from ray.exceptions import RayError
+
+from serve_app.session.vault import Answer, Checkpoint, NoVault, Saved, Vault, VaultUnavailable
+from serve_app.session.vault_copies import VaultCopies
+from serve_app.shared_actor import NAMESPACE, TIMEOUT_SECONDS, ActorUnavailable, SharedActor, exit_when_idle
 
 
 class VaultActor:
@@ -14,6 +23,10 @@ class VaultActor:
     def __init__(self, keep_seconds: float, capacity_bytes: int) -> None:
         self._vault = Vault(keep_seconds, capacity_bytes)
         self._idle = asyncio.get_event_loop().create_task(exit_when_idle(lambda: self._vault.used_at))
+
+    async def node(self) -> str:
+        """The id of the node that it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     async def save(self, checkpoints: Sequence[Checkpoint], unchanged: Sequence[str], over: Sequence[str]) -> Answer:
         """See `Vault.save`."""
@@ -24,12 +37,15 @@ class VaultActor:
         return self._vault.take(token, owner, hold)
 
 
-class RayVault:
-    """Reaches the service's vault, from any process of the cluster (implements `VaultClient`)."""
+class NoPlace(ActorUnavailable):
+    """There is no node for it."""
 
-    def __init__(self, service: str, keep_seconds: float, capacity_bytes: int) -> None:
-        """`service` names the vault; the other two count while it is made, and no more until it ends."""
-        self._actor = SharedActor(VaultActor, f"{service}-vault", keep_seconds, capacity_bytes)
+
+class RayVault:
+    """Reaches one of a service's vaults, from any process of the cluster (implements `VaultClient`)."""
+
+    def __init__(self, actor: SharedActor) -> None:
+        self._actor = actor
 
     async def save(self, checkpoints: Sequence[Checkpoint], unchanged: Sequence[str], over: Sequence[str]) -> Answer:
         """See `Vault.save`. Raises VaultUnavailable."""
@@ -44,5 +60,37 @@ class RayVault:
     async def _call(self, method: str, *arguments: object) -> Any:
         try:
             return await self._actor.call(method, *arguments)
+        except NoPlace as error:
+            raise NoVault(str(error)) from error
         except ActorUnavailable as error:
             raise VaultUnavailable(str(error)) from error
+
+
+def ray_vaults(service: str, keep_seconds: float, capacity_bytes: int) -> VaultCopies:
+    """The vaults of a service; the other arguments count while one is made, and no more until it ends."""
+    first, second = f"{service}-vault", f"{service}-vault-2"
+    sizes = keep_seconds, capacity_bytes
+    return VaultCopies(
+        [
+            RayVault(SharedActor(VaultActor, first, *sizes, node=lambda: _other_node(_node_of(second)))),
+            RayVault(SharedActor(VaultActor, second, *sizes, node=lambda: _other_node(_node_of(first), needed=True))),
+        ]
+    )
+
+
+def _node_of(name: str) -> str | None:
+    """The id of the node of a vault; None if there is no such vault, or it does not say."""
+    try:
+        return str(ray.get(ray.get_actor(name, NAMESPACE).node.remote(), timeout=TIMEOUT_SECONDS))
+    except (ValueError, RayError):
+        return None
+
+
+def _other_node(taken: str | None, *, needed: bool = False) -> str | None:
+    """A node that is not this one; None for any. Raises NoPlace where one is needed and there is none."""
+    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != taken]
+    if taken and others:
+        return str(random.choice(others))
+    if needed:
+        raise NoPlace("a second vault needs a first one, and a second node")
+    return None

@@ -15,7 +15,7 @@ AVOID_SECONDS = 1.0
 
 
 class EngineReplicas:
-    """The engine replicas that Serve routes to. Thread-safe."""
+    """The replicas of one engine deployment that Serve routes to. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,5 +83,10 @@ class EngineReplicas:
         return refused_at is not None and time.monotonic() - refused_at < within_s
 
 
-ENGINE_REPLICAS = EngineReplicas()
-"""The one of this process. A module's state, because Serve makes the router itself and gives it nothing of ours."""
+_BY_DEPLOYMENT: dict[str, EngineReplicas] = {}
+"""Those of this process. A module's state, because Serve makes the routers itself and gives them nothing of ours."""
+
+
+def replicas_of(deployment: str) -> EngineReplicas:
+    """What is known in this process of an engine deployment, by its name."""
+    return _BY_DEPLOYMENT.setdefault(deployment, EngineReplicas())

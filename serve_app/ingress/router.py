@@ -13,17 +13,17 @@ class OldestFirstRouter(FIFOMixin, RequestRouter):
     def initialize_state(self, placement: str = "oldest") -> None:
         """Take the `request_router_kwargs` of the deployment."""
         from serve_app.ingress.placement import Placement
+        from serve_app.ingress.replicas import replicas_of
 
+        self._known = replicas_of(self._deployment_id.name)
         self._placement = Placement(spread=placement == "spread")
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Serve's own, and tell the ingress."""
-        from serve_app.ingress.replicas import ENGINE_REPLICAS
-
         super().update_replicas(replicas)
         names = [replica.replica_id.unique_id for replica in replicas]
         self._placement.update(names)
-        ENGINE_REPLICAS.update(set(names))
+        self._known.update(set(names))
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -32,8 +32,6 @@ class OldestFirstRouter(FIFOMixin, RequestRouter):
 
         In one rank, Serve itself prefers the replica with the fewest ongoing requests.
         """
-        from serve_app.ingress.replicas import ENGINE_REPLICAS
-
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        ranks = self._placement.ranks(replicas, ENGINE_REPLICAS.has_refused)
+        ranks = self._placement.ranks(replicas, self._known.has_refused)
         return [[replicas[name] for name in rank] for rank in ranks]

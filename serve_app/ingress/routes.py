@@ -1,9 +1,10 @@
 """The HTTP and WebSocket routes of an ingress replica."""
 
+import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -28,9 +29,9 @@ from serve_app.protocols.openai.transcriptions import Transcriptions
 from serve_app.protocols.stream_v1 import StreamV1
 from serve_app.protocols.tagged_text import TaggedText
 from serve_app.protocols.transcribe import Transcribe
-from serve_app.session.admission import Admission, Returning
 from serve_app.session.checkpoint import Restored
 from serve_app.session.engines import EnginePool
+from serve_app.session.models import Models, ServedModel
 from serve_app.session.registry import SessionRegistry
 from serve_app.session.session import Session
 from serve_app.session.vault import VaultClient
@@ -56,25 +57,24 @@ class Ingress:
     def __init__(
         self,
         settings: Settings,
-        engines: EnginePool,
+        engines: Mapping[str, EnginePool],
         vault: VaultClient,
         metrics: IngressMetrics,
         publisher: Publisher,
         token_secret: bytes | None = None,
     ) -> None:
-        """`publisher` tells others the `metrics`, and what others count.
+        """`engines` are those of each model, by its name; `publisher` tells others the `metrics`, and theirs here.
 
         `token_secret` signs browsers' tokens, for all replicas that have the same one.
         """
-        self._access = Access(settings, token_secret or secrets.token_bytes(32), metrics, engines.loads)
+        self._models = Models(settings, engines)
+        self._access = Access(settings, token_secret or secrets.token_bytes(32), metrics, self._models.loads)
         self._settings = settings
-        self._engines = engines
         self._metrics = metrics
         self._publisher = publisher
-        self._returning = Returning()
         self.sessions = SessionRegistry(
             self._new_session,
-            engines,
+            self._models,
             vault,
             settings.session,
             metrics,
@@ -82,11 +82,10 @@ class Ingress:
             key_name=self._access.key_name,
         )
         """The sessions of this replica."""
-        self._admission = Admission(settings.ingress.max_waiting, self._returning, lambda: engines.can_grow)
         self._connections = ConnectionLimit(settings.ingress, metrics)
-        self._watchdog = Watchdog(self.sessions, self._admission, engines)
+        self._watchdog = Watchdog(self.sessions, self._models)
         metrics.registry.register(self._watchdog)
-        self.host = Host(self.sessions, self._admission, settings.ingress, metrics)
+        self.host = Host(self.sessions, self._models, settings.ingress, metrics)
         """What all its conversations share."""
         self.stream = self._speaking(self._dialects()["/v1/stream"])
         """The endpoint of `WS /v1/stream`, for clients that come another way."""
@@ -106,8 +105,8 @@ class Ingress:
                 Route("/api/modules_info", self.moshi_modules_info),
                 Route(moshi_http.PATH, moshi_http.Upload(self.host), methods=["POST"]),
                 *(WebSocketRoute(path, self._speaking(dialect)) for path, dialect in self._dialects().items()),
-                *model_routes(self._settings.model, self._settings.app_name, int(self._started_at)),
-                Route("/v1/audio/transcriptions", Transcriptions(self.host, self._settings.model), methods=["POST"]),
+                *model_routes(self._models, self._settings.app_name, int(self._started_at)),
+                Route("/v1/audio/transcriptions", Transcriptions(self.host), methods=["POST"]),
                 *self._access.routes(),
             ],
             middleware=[Middleware(BrokenConnections), Middleware(WebPage), *self._access.middleware()],
@@ -116,15 +115,13 @@ class Ingress:
 
     def _dialects(self) -> dict[str, Callable[[WebSocket], Dialect]]:
         """What is spoken where."""
-        settings = self._settings
+        longest_wait_s = self._settings.ingress.max_wait_seconds
         return {
-            "/v1/stream": lambda websocket: StreamV1(
-                websocket.query_params, settings.model, settings.ingress.max_wait_seconds
-            ),
+            "/v1/stream": lambda websocket: StreamV1(websocket.query_params, longest_wait_s),
             "/v1/transcribe": lambda websocket: Transcribe(websocket.query_params),
-            "/ws": lambda websocket: TaggedText(),
-            moshi_http.PATH: lambda websocket: Moshi(),
-            "/v1/realtime": lambda websocket: Realtime(websocket, settings.model),
+            "/ws": lambda websocket: TaggedText(websocket.query_params),
+            moshi_http.PATH: lambda websocket: Moshi(websocket.query_params),
+            "/v1/realtime": lambda websocket: Realtime(websocket, self._models),
         }
 
     def _speaking(self, dialect: Callable[[WebSocket], Dialect]) -> Callable[[WebSocket], Awaitable[None]]:
@@ -138,21 +135,13 @@ class Ingress:
 
         return endpoint
 
-    def _new_session(self, session_id: str, restored: Restored | None) -> Session:
-        settings = self._settings
-        return Session(
-            session_id,
-            self._engines,
-            settings.session,
-            settings.model_settings,
-            self._metrics,
-            restored,
-            self._returning,
-        )
+    def _new_session(self, session_id: str, model: ServedModel, restored: Restored | None) -> Session:
+        return Session(session_id, model, self._settings.session, self._metrics, restored)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        self._engines.start()
+        for model in self._models:
+            model.engines.start()
         self.sessions.start()
         self._watchdog.start()
         self._publisher.start()
@@ -160,7 +149,7 @@ class Ingress:
         await self._publisher.stop()
         await self._watchdog.stop()
         await self.sessions.stop()
-        await self._engines.stop()
+        await asyncio.gather(*(model.engines.stop() for model in self._models))
 
     async def information(self, request: Request) -> Response:
         """`GET /`: what this service is; browsers get `WebPage`."""
@@ -169,7 +158,8 @@ class Ingress:
                 "service": self._settings.app_name,
                 "description": "Streaming speech-to-text",
                 "model": self._settings.model,
-                "ready": self._engines.is_ready,
+                "models": self._models.names,
+                "ready": self._models.are_ready,
                 "longest_wait_seconds": self._settings.ingress.max_wait_seconds,
                 "endpoints": endpoints(request.app.routes),
             },
@@ -181,12 +171,14 @@ class Ingress:
         return PlainTextResponse("ok")
 
     async def readiness(self, request: Request) -> Response:
-        """`GET /readyz`: 200 once an engine has loaded its model, else 503; and how the Kafka bridge is, if any.
+        """`GET /readyz`: 200 once each model has an engine that has loaded it, else 503; and how the bridge is.
 
-        A bridge that waits for its brokers is no reason to send nobody here.
+        A Kafka bridge that waits for its brokers is no reason to send nobody here.
         """
-        if not self._engines.is_ready:
-            return PlainTextResponse("no engine has loaded its model yet", 503, headers={"Retry-After": "1"})
+        if not self._models.are_ready:
+            missing = ", ".join(model.name for model in self._models if not model.engines.is_ready)
+            text = f"no engine has loaded its model yet: {missing}"
+            return PlainTextResponse(text, 503, headers={"Retry-After": "1"})
         if self._settings.kafka is None:
             return PlainTextResponse("ready")
         families = await self._publisher.everybody()
@@ -200,12 +192,20 @@ class Ingress:
             {
                 "service": self._settings.app_name,
                 "model": self._settings.model,
-                "ready": self._engines.is_ready,
+                "ready": self._models.are_ready,
                 "replica": os.getpid(),
                 "uptime_seconds": round(time.time() - self._started_at, 1),
                 "sessions_open": len(self.sessions),
                 "held": self._watchdog.counts(),
-                "engines": dict(self._engines.loads()),
+                "engines": {name: load for model in self._models for name, load in model.engines.loads().items()},
+                "models": {
+                    model.name: {
+                        "ready": model.engines.is_ready,
+                        "clients_waiting": len(model.admission),
+                        "engines": list(model.engines.loads()),
+                    }
+                    for model in self._models
+                },
             }
         )
 
@@ -220,4 +220,4 @@ class Ingress:
 
     async def moshi_modules_info(self, request: Request) -> Response:
         """`GET /api/modules_info`, as moshi-server has it."""
-        return JSONResponse(moshi_http.modules_info(self._settings.model, self._engines.loads()))
+        return JSONResponse(moshi_http.modules_info(self._models))

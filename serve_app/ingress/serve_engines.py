@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from serve_app.errors import AtCapacity, EngineLost, ModelNotReady
-from serve_app.ingress.replicas import ENGINE_REPLICAS
+from serve_app.ingress.replicas import EngineReplicas, replicas_of
 from serve_app.link.client import LinkClient, StreamListener
 from serve_app.link.messages import Grant, Refusal
 from serve_app.settings import AutoscalingSettings, LinkSettings
@@ -56,7 +56,7 @@ class _Search(NamedTuple):
 
 
 class ServeEngines:
-    """Opens streams on the replicas of the engine deployment (implements `serve_app.session.engines.Engines`)."""
+    """Opens streams on the replicas of an engine deployment (implements `serve_app.session.engines.Engines`)."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class ServeEngines:
     ) -> None:
         """`handle` is the engine deployment's handle; its calls stream. `autoscaling` if engines come and go."""
         self._handle = handle
+        self._replicas = replicas_of(handle.deployment_name)
         self._link_settings = link
         self._admission_timeout_seconds = admission_timeout_seconds
         self._autoscaling = autoscaling
@@ -79,7 +80,7 @@ class ServeEngines:
 
     def start(self) -> None:
         """Start looking for an engine, and listening for engines that are stopped."""
-        ENGINE_REPLICAS.subscribe(self._on_stopped)
+        self._replicas.subscribe(self._on_stopped)
         self._probe = asyncio.create_task(self._watch_readiness(), name="engine-probe")
 
     async def stop(self) -> None:
@@ -108,12 +109,12 @@ class ServeEngines:
     @property
     def can_grow(self) -> bool:
         """Whether more engines may come: a session that finds no slot should wait for those."""
-        return self._autoscaling is not None and len(ENGINE_REPLICAS) < self._autoscaling.max_replicas
+        return self._autoscaling is not None and len(self._replicas) < self._autoscaling.max_replicas
 
     @property
     def is_full(self) -> bool:
         """Whether every engine has refused a moment ago, and no session here has given its slot back since."""
-        return not self.can_grow and ENGINE_REPLICAS.have_all_refused(KNOWN_FULL_SECONDS)
+        return not self.can_grow and self._replicas.have_all_refused(KNOWN_FULL_SECONDS)
 
     def loads(self) -> Mapping[str, dict[str, float]]:
         """The latest load report of each connected engine replica, by replica name."""
@@ -141,10 +142,10 @@ class ServeEngines:
                         stream = await self._attach(grant, listener, lease)
                     lease = None  # it is the stream's from here on
                     return stream
-                ENGINE_REPLICAS.note_refusal(grant.replica)
+                self._replicas.note_refusal(grant.replica)
                 reason = grant.reason
                 now = asyncio.get_running_loop().time()
-                is_full = now > self._hopes_until(search) and ENGINE_REPLICAS.have_all_refused()
+                is_full = now > self._hopes_until(search) and self._replicas.have_all_refused()
                 if is_full and not self._waits_for_engines(search):
                     raise AtCapacity(f"{reason}; waited {now - search.started_at:.1f} s")
                 await self._pause(tries, search)
@@ -163,13 +164,12 @@ class ServeEngines:
     def _waits_for_engines(self, search: _Search) -> bool:
         return search.patient and self.can_grow
 
-    @staticmethod
-    def _hopes_until(search: _Search) -> float:
+    def _hopes_until(self, search: _Search) -> float:
         """Until when refusals do not count yet."""
-        if ENGINE_REPLICAS.grown_at < search.started_at:
+        if self._replicas.grown_at < search.started_at:
             return search.started_at + FULL_SECONDS
         # All who have waited rush to the new engine: for a moment, calls that were given up may hold its slots.
-        return ENGINE_REPLICAS.grown_at + search.timeout_s
+        return self._replicas.grown_at + search.timeout_s
 
     def _deadline(self, search: _Search) -> float:
         """Until when it goes on, as things are now."""
@@ -179,7 +179,7 @@ class ServeEngines:
         if self.can_grow:
             return search.started_at + self._autoscaling.start_timeout_seconds
         # Those who have waited for the last engine must have the time to reach it.
-        return max(deadline, ENGINE_REPLICAS.grown_at + search.timeout_s)
+        return max(deadline, self._replicas.grown_at + search.timeout_s)
 
     async def _first_item(self, lease: Any, search: _Search) -> Grant | Refusal:
         """What an engine answers; Serve holds the call while every engine is full. Raises TimeoutError."""
@@ -216,9 +216,9 @@ class ServeEngines:
             link = await self._link(grant)
             await link.attach(grant, listener)
         except EngineLost:
-            ENGINE_REPLICAS.note_refusal(grant.replica)  # or Serve's router offers it again at once
+            self._replicas.note_refusal(grant.replica)  # or Serve's router offers it again at once
             raise
-        stream = LeasedStream(link, grant.stream, lease, self._leases)
+        stream = LeasedStream(link, grant.stream, lease, self._leases, self._replicas)
         self._leases.add(stream)
         return stream
 
@@ -236,7 +236,7 @@ class ServeEngines:
         """An open link shows that an engine is there; without one, ask now and then."""
         while True:
             for endpoint in [endpoint for endpoint, link in self._links.items() if not link.is_open]:
-                ENGINE_REPLICAS.note_refusal(self._links.pop(endpoint).name)
+                self._replicas.note_refusal(self._links.pop(endpoint).name)
                 self._connecting.pop(endpoint, None)
             self._ready = bool(self._links) or await self._is_engine_there()
             await asyncio.sleep(PROBE_SECONDS)
@@ -244,7 +244,7 @@ class ServeEngines:
     async def _is_engine_there(self) -> bool:
         if self._info and self._autoscaling:
             # A look is a call: it would wake an engine, or keep one awake. Without any, the next session wakes one.
-            return len(ENGINE_REPLICAS) > 0 or self._autoscaling.min_replicas == 0
+            return len(self._replicas) > 0 or self._autoscaling.min_replicas == 0
         return await self._find_engine()
 
     async def _find_engine(self) -> bool:
@@ -266,8 +266,11 @@ class ServeEngines:
 class LeasedStream:
     """A slot held through a lease (implements `serve_app.session.engines.EngineStream`)."""
 
-    def __init__(self, link: LinkClient, stream: int, lease: Any, held: set["LeasedStream"]) -> None:
-        """`held` are the leases that this one leaves when it is closed."""
+    def __init__(
+        self, link: LinkClient, stream: int, lease: Any, held: set["LeasedStream"], replicas: EngineReplicas
+    ) -> None:
+        """`held` are the leases that this one leaves when it is closed, `replicas` are told of the room."""
+        self._replicas = replicas
         self._link = link
         self._stream = stream
         self._lease = lease
@@ -282,7 +285,7 @@ class LeasedStream:
         self._held.discard(self)
         self._link.detach(self._stream)
         _cancel(self._lease)
-        ENGINE_REPLICAS.note_room()
+        self._replicas.note_room()
 
 
 def _cancel(lease: Any) -> None:

@@ -10,15 +10,17 @@ import psutil  # type: ignore[import-untyped]
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from serve_app.session.admission import Admission
-from serve_app.session.engines import EnginePool
+from serve_app.session.models import Models
 from serve_app.session.registry import SessionRegistry
+from serve_app.session.session import Standing
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
 
 LOOK_SECONDS = 5.0
 """Time between two looks. What is closing at one of them is gone at the next."""
+
+_STATES: tuple[Standing, ...] = ("live", "moving", "parked")
 
 SESSION_TASKS = "session-"
 """How the names of a session's tasks begin."""
@@ -35,10 +37,9 @@ class Watchdog(Collector):
     }
     """The counts that are metrics of their own: name, description."""
 
-    def __init__(self, sessions: SessionRegistry, admission: Admission, engines: EnginePool) -> None:
+    def __init__(self, sessions: SessionRegistry, models: Models) -> None:
         self._sessions = sessions
-        self._admission = admission
-        self._engines = engines
+        self._models = models
         self._process = psutil.Process()
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -66,8 +67,8 @@ class Watchdog(Collector):
         tasks = asyncio.all_tasks(self._loop) if self._loop else set()
         return {
             "sessions": len(self._sessions),
-            "clients_waiting": len(self._admission),
-            "leases": self._engines.leases,
+            "clients_waiting": self._models.waiting,
+            "leases": self._models.leases,
             "session_tasks": sum(task.get_name().startswith(SESSION_TASKS) for task in tasks),
             "tasks": len(tasks),
         }
@@ -82,15 +83,17 @@ class Watchdog(Collector):
     def _sessions_open(self) -> Metric:
         family = GaugeMetricFamily(
             "stt_sessions_open",
-            "Sessions that are here, by state: waiting (in line for a slot), opening, live, moving (to another slot),"
-            " parked (without one, while nobody speaks).",
-            labels=["state"],
+            "Sessions that are here, by model and state: waiting (in line for a slot), opening, live, moving (to"
+            " another slot), parked (without one, while nobody speaks).",
+            labels=["model", "state"],
         )
-        standings, waiting = self._sessions.standings(), len(self._admission)
-        family.add_metric(["waiting"], waiting)
-        family.add_metric(["opening"], max(0, standings["opening"] - waiting))
-        for state in ("live", "moving", "parked"):
-            family.add_metric([state], standings[state])
+        standings = self._sessions.standings()
+        for model in self._models:
+            waiting = len(model.admission)
+            family.add_metric([model.name, "waiting"], waiting)
+            family.add_metric([model.name, "opening"], max(0, standings[model.name, "opening"] - waiting))
+            for state in _STATES:
+                family.add_metric([model.name, state], standings[model.name, state])
         return family
 
     async def _watch(self) -> None:

@@ -20,8 +20,8 @@ from serve_app.errors import (
     SpeechError,
 )
 from serve_app.protocols.read_ahead import ReadAhead
-from serve_app.session.admission import Admission
 from serve_app.session.core import Done, Event
+from serve_app.session.models import Models
 from serve_app.session.registry import DISCONNECTED, LEFT, RESTARTING, TAKEN_OVER, Farewell, Seat, SessionRegistry
 from serve_app.session.session import Session
 from serve_app.settings import IngressSettings
@@ -85,6 +85,8 @@ class Wishes:
     """Whether this dialect has a way back to a session; without one there is nothing to keep it for."""
     frames: bool = False
     """Whether every frame's result is wanted as a `Frame` event."""
+    model: str | None = None
+    """The model that a new session is to have, None for the default one."""
 
 
 class Dialect(Protocol):
@@ -125,7 +127,7 @@ class Host:
     """What all conversations of an ingress share."""
 
     registry: SessionRegistry
-    admission: Admission
+    models: Models
     settings: IngressSettings
     metrics: IngressMetrics
     read_ahead: ReadAhead = field(default_factory=ReadAhead)
@@ -155,7 +157,6 @@ class _Connection:
         self._websocket = websocket
         self._dialect = dialect
         self._registry = host.registry
-        self._admission = host.admission
         self._settings = host.settings
         self._host = host
         self._read_ahead = host.read_ahead.open()
@@ -184,7 +185,9 @@ class _Connection:
             if resume:
                 seat = await self._registry.resume(resume.token, credential, self._dialect.name)
             else:
-                seat = self._registry.new(credential, self._dialect.name, may_wait=wishes.wait_s > 0)
+                model = self._host.models.named(wishes.model)
+                may_wait = wishes.wait_s > 0
+                seat = self._registry.new(credential, self._dialect.name, model, may_wait=may_wait)
         except SpeechError as error:
             self._host.count_unusable(self._dialect.name, error)
             await self._say_goodbye(error)
@@ -249,7 +252,7 @@ class _Connection:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _wait_in_line(self, session: Session, wait_s: float) -> None:
-        async with aclosing(self._admission.enter(session.open, wait_s)) as places:
+        async with aclosing(session.model.admission.enter(session.open, wait_s)) as places:
             async for place in places:
                 await self._send(self._dialect.waiting(place))
 

@@ -15,6 +15,8 @@ moshi-server's ping every 10 s is one of WebSocket itself; here the server below
 
 from collections.abc import Iterable
 
+from starlette.datastructures import QueryParams
+
 from serve_app.audio.formats import OPUS, AudioFormat
 from serve_app.audio.stream import AudioStream
 from serve_app.errors import AtCapacity, InvalidMessage, SpeechError
@@ -33,14 +35,15 @@ class Moshi(Dialect):
 
     name = "moshi"
 
-    def __init__(self) -> None:
-        """Its handshake says nothing but who the client is."""
+    def __init__(self, query: QueryParams) -> None:
+        """`query` is the connection's: `model` is ours, moshi-server has a path for each model."""
+        self._query = query
         self._samples = AudioStream(AudioFormat())
         self._opus = AudioStream(AudioFormat(OPUS))
 
     def check_request(self) -> Wishes:
-        """Nothing to look at."""
-        return Wishes(frames=True)
+        """Read the query."""
+        return Wishes(frames=True, model=self._query.get("model"))
 
     def ready(self, session: Session, resume_token: str | None) -> Iterable[Message]:
         """Ready."""

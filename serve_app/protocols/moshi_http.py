@@ -2,12 +2,12 @@
 
 POST /api/asr-streaming   an audio file as the body; what comes back is a JSON list of its Word and EndWord messages,
                           or {"type": "Error", "message": …} with the error's status. ?wait_s=30 waits in line for a
-                          slot, at most so long; without it, as long as the service allows
+                          slot, at most so long; without it, as long as the service allows. ?model=NAME chooses one
+                          of the models that are served
 GET /api/build_info       the fields of moshi-server's; those about Rust and git are empty
-GET /api/modules_info     one module: this replica's view of all engines, numbers as text, as there
+GET /api/modules_info     one module for each model: this replica's view of its engines, numbers as text, as there
 """
 
-from collections.abc import Mapping
 from contextlib import aclosing
 from importlib.metadata import version
 from typing import BinaryIO
@@ -23,6 +23,7 @@ from serve_app.protocols.conversation import Host
 from serve_app.protocols.query import number
 from serve_app.protocols.requests import uploaded, while_client_stays
 from serve_app.protocols.upload import measure, recognise
+from serve_app.session.models import Models, ServedModel
 from serve_app.transcript import Word
 
 PATH = "/api/asr-streaming"
@@ -49,8 +50,9 @@ class Upload:
         longest_s = self._settings.max_wait_seconds
         try:
             wait_s = number(request.query_params, "wait_s", longest_s, default=longest_s)
+            model = self._host.models.named(request.query_params.get("model"))
             async with uploaded(request, self._settings.max_upload_megabytes) as file:
-                await while_client_stays(receive, self._answer(file, wait_s, request, send))
+                await while_client_stays(receive, self._answer(file, model, wait_s, request, send))
         except ClientDisconnect:
             return
         except SpeechError as error:
@@ -59,12 +61,13 @@ class Upload:
             answer = JSONResponse({"type": "Error", "message": error.message}, error.http_status, headers=retry)
             await answer(scope, receive, send)
 
-    async def _answer(self, file: BinaryIO, wait_s: float, request: Request, send: Send) -> None:
+    async def _answer(self, file: BinaryIO, model: ServedModel, wait_s: float, request: Request, send: Send) -> None:
         await measure(file, self._host)
         audio = in_thread(decode_upload(file, self._settings.max_upload_seconds))
         credential = request.headers.get("authorization", "")
         words: list[dict[str, object]] = []
-        async with aclosing(recognise(audio, credential, self._host, dialect=NAME, wait_s=wait_s)) as events:
+        events = recognise(audio, credential, self._host, dialect=NAME, model=model, wait_s=wait_s)
+        async with aclosing(events):
             async for event in events:
                 if isinstance(event, Word):
                     words.append({"type": "Word", "text": event.text, "start_time": event.start_s})
@@ -77,15 +80,16 @@ def build_info() -> dict[str, str]:
     return dict.fromkeys(_BUILD_FIELDS, "") | {"git_describe": f"stt-serve {version('stt-serve')}"}
 
 
-def modules_info(model: str, loads: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
-    """The one module, with the slots of all engines together."""
+def modules_info(models: Models) -> list[dict[str, str]]:
+    """A module for each model, with the slots of all its engines together."""
     return [
         {
             "type": "batched_asr",
             "path": PATH,
-            "lm": model,
-            "audio_tokenizer": model,
-            "used_slots": str(int(sum(load["slots_used"] for load in loads.values()))),
-            "total_slots": str(int(sum(load["slots"] for load in loads.values()))),
+            "lm": model.name,
+            "audio_tokenizer": model.name,
+            "used_slots": str(int(sum(load["slots_used"] for load in model.engines.loads().values()))),
+            "total_slots": str(int(sum(load["slots"] for load in model.engines.loads().values()))),
         }
+        for model in models
     ]

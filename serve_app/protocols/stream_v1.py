@@ -14,6 +14,7 @@ out, text    ready, token, word (?words=true), pauses (?pauses=true), settled (?
                             seconds of audio heard (it stands still at a flush, where silence is put in). They
                             carry no `seq`: after a resume a few may be missing, or come again. None of them if the
                             checkpoint has no pause heads
+?model=NAME                 one of the models that are served, see `GET /v1/models`; without it the first one
 ?wait_s=30                  wait in line for a slot, at most so long
 ?resumable=true             "I resume": the service may ask me to move to another ingress (close code 1012)
 ?resume=TOKEN&last_seq=N    go on with a session, having seen its events up to number N
@@ -52,12 +53,11 @@ class StreamV1(Dialect):
 
     name = "stream"
 
-    def __init__(self, query: QueryParams, model: str, longest_wait_s: float) -> None:
+    def __init__(self, query: QueryParams, longest_wait_s: float) -> None:
         """`query` is the connection's; see `check_request`. `longest_wait_s` limits its `wait_s`."""
         self._query = query
         self._words = self._confidence = self._pauses = self._settled = False
         self._resumes = False
-        self._model = model
         self._longest_wait_s = longest_wait_s
 
     def check_request(self) -> Wishes:
@@ -75,6 +75,7 @@ class StreamV1(Dialect):
             can_move=_flag(self._query, "resumable"),
             can_resume=True,
             frames=self._pauses or self._settled,
+            model=self._query.get("model"),
         )
 
     def waiting(self, place: int) -> Iterable[Message]:
@@ -86,7 +87,7 @@ class StreamV1(Dialect):
         samples, flushes, ended = session.received
         received = {"received": {"samples": samples, "flushes": flushes, "end": ended}} if self._resumes else {}
         token = {"resume_token": resume_token} if resume_token else {}
-        yield _json("ready", session_id=session.id, model=self._model, **token, **received)
+        yield _json("ready", session_id=session.id, model=session.model.name, **token, **received)
 
     def event(self, number: int, event: Event) -> Iterable[Message]:
         """One message for each event, words only where they were asked for; `seq` is the event's number."""

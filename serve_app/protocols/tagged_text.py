@@ -4,10 +4,14 @@ in, binary   an Ogg/Opus stream, in any pieces (what a browser's recorder makes)
 in           EOS, as bytes or as text: brings the last words out, then close 1000; the example itself just hangs up
 out, binary  0x01 and UTF-8 text, as soon as the model has it; a leading space starts a word
 
+?model=NAME chooses one of the models that are served.
+
 There is no other message: an error is the close frame's code and reason.
 """
 
 from collections.abc import Iterable
+
+from starlette.datastructures import QueryParams
 
 from serve_app.audio.formats import OPUS, AudioFormat
 from serve_app.audio.stream import AudioStream
@@ -26,13 +30,14 @@ class TaggedText(Dialect):
 
     name = "tagged_text"
 
-    def __init__(self) -> None:
-        """Its handshake says nothing."""
+    def __init__(self, query: QueryParams) -> None:
+        """`query` is the connection's."""
+        self._query = query
         self._audio = AudioStream(AudioFormat(OPUS))
 
     def check_request(self) -> Wishes:
-        """Nothing to look at."""
-        return Wishes()
+        """Read the query."""
+        return Wishes(model=self._query.get("model"))
 
     def event(self, number: int, event: Event) -> Iterable[Message]:
         """Text, and nothing else."""

@@ -2,6 +2,7 @@
 
 in, binary   PCM, 16-bit little-endian, 24 kHz, mono (?format=&sample_rate=&channels= say otherwise), or Ogg/Opus
 in           EOS, as bytes or as text
+             ?model=NAME chooses one of the models that are served
 out, text    {"text": " seven", "final": false}       every 480 ms of audio, if words have been said in it
              {"text": " eight", "final": true}        the answer to EOS: the rest, which may be empty
              {"status": "complete"}                   then close 1000
@@ -39,7 +40,7 @@ class Transcribe(Dialect):
     def check_request(self) -> Wishes:
         """Read the query."""
         self._audio = AudioStream(parse_audio_format({"format": "s16", **self._query}))
-        return Wishes(frames=True)  # they are the clock of the segments
+        return Wishes(frames=True, model=self._query.get("model"))  # frames are the clock of the segments
 
     def event(self, number: int, event: Event) -> Iterable[Message]:
         """Words are collected until a segment is over; a leading space starts each of them."""

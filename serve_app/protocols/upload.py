@@ -13,6 +13,7 @@ from serve_app.audio.upload import decode_upload
 from serve_app.errors import AtCapacity, ServiceRestarting, SpeechError
 from serve_app.protocols.conversation import Host
 from serve_app.session.core import Event
+from serve_app.session.models import ServedModel
 from serve_app.session.registry import LEFT
 from serve_app.session.session import Session
 from serve_app.speech import SAMPLE_RATE_HZ
@@ -49,6 +50,7 @@ async def recognise(
     host: Host,
     *,
     dialect: str,
+    model: ServedModel,
     wait_s: float = 0.0,
     on_audio: Callable[[float], None] = lambda seconds: None,
 ) -> AsyncGenerator[Event]:
@@ -58,11 +60,11 @@ async def recognise(
     seconds of audio have been taken: 0 when the slot is there, and then again and again. The slot is given back when
     the iteration ends, however it does: use `contextlib.aclosing`. Iterate in one task.
     """
-    seat = host.registry.new(credential, dialect, may_wait=wait_s > 0)
+    seat = host.registry.new(credential, dialect, model, may_wait=wait_s > 0)
     outcome = LEFT  # nobody can come back to it, so the vault is not told of it either
     try:
         with session_context(seat.session.id):
-            async for _ in host.admission.enter(seat.session.open, wait_s):
+            async for _ in model.admission.enter(seat.session.open, wait_s):
                 pass
             on_audio(0.0)
             async with _feeding(seat.session, audio, on_audio):

@@ -6,14 +6,14 @@ most of it, as plain arrays. A pickle of another version of the program may not 
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.errors import UnknownSession
+from serve_app.errors import UnknownModel, UnknownSession
 from serve_app.session.core import Event, SessionCore
 from serve_app.session.event_log import Entry
 from serve_app.session.recorder import Heard, Recorder
@@ -28,7 +28,11 @@ AUDIO, HEARD, EVENTS = range(3)
 INT16_STEPS = 32_768
 """Steps of 16-bit audio from 0 to full scale."""
 
+_END_OF_NAME = b"\0"
 _ALLOWED_MODULES = ("serve_app.", "numpy", "collections", "encodings.utf_8")
+_UNREADABLE = (
+    pickle.UnpicklingError, AttributeError, ImportError, TypeError, ValueError, EOFError, IndexError
+)  # fmt: skip
 _ALLOWED_BUILTINS = {"bytearray", "complex", "frozenset", "set", "slice"}
 
 
@@ -70,9 +74,9 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"expected a part of a session, got {module}.{name}")
 
 
-def dump(snapshot: Snapshot) -> bytes:
-    """The snapshot as bytes, without the vocabulary."""
-    return _pickled(snapshot)
+def dump(snapshot: Snapshot, served_as: str) -> bytes:
+    """The snapshot as bytes, without the vocabulary, behind the name that clients know its model by."""
+    return served_as.encode() + _END_OF_NAME + _pickled(snapshot)
 
 
 def audio_piece(recorder: Recorder, since: int) -> Piece:
@@ -102,15 +106,19 @@ class Restored:
     snapshot: Snapshot
     recorder: Recorder
     entries: list[Entry[Event]]
+    served_as: str
+    """The name that clients know its model by."""
 
 
-def restore(saved: Saved, info: ModelInfo, window_frames: int) -> Restored:
-    """Read what `dump` and the pieces say.
+def restore(saved: Saved, info_of: Callable[[str], ModelInfo], window_frames: int) -> Restored:
+    """Read what `dump` and the pieces say; `info_of` knows the models by their names, or raises UnknownModel.
 
     Raises UnknownSession if another model, or another version of the program, has written it.
     """
     try:
-        snapshot = _Unpickler(saved.state, vocabulary_of(info.pieces)).load()
+        name, _, state = saved.state.partition(_END_OF_NAME)
+        info = info_of(name.decode())
+        snapshot = _Unpickler(state, vocabulary_of(info.pieces)).load()
         if not isinstance(snapshot, Snapshot):
             raise pickle.UnpicklingError(f"expected a snapshot, got {type(snapshot).__name__}")
         if snapshot.model != info.name:
@@ -121,8 +129,8 @@ def restore(saved: Saved, info: ModelInfo, window_frames: int) -> Restored:
             snapshot.sent, snapshot.answered, _unpack_heard(b"".join(heard), info.codebooks), _unpack_audio(audio)
         )
         entries = [Entry(*entry) for piece in events for entry in _Unpickler(piece, None).load()]
-        return Restored(snapshot, recorder, entries)
-    except (pickle.UnpicklingError, AttributeError, ImportError, TypeError, ValueError, EOFError, IndexError) as error:
+        return Restored(snapshot, recorder, entries, name.decode())
+    except (*_UNREADABLE, UnknownModel) as error:
         raise UnknownSession(f"the session cannot go on here: {error}") from error
 
 

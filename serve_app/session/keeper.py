@@ -165,6 +165,7 @@ class Keeper:
             answer = await self._vault.save(checkpoints, unchanged, over)
         except VaultUnavailable as error:
             self._over.extendleft(reversed(over))
+            self._metrics.vault_copies.set(0)
             self._note(False, str(error))
             return False
         self._note(True)
@@ -177,6 +178,7 @@ class Keeper:
                 self._on_taken(kept_here)
         self._metrics.vault_sessions.set(answer.sessions)
         self._metrics.vault_bytes.set(answer.size_bytes)
+        self._metrics.vault_copies.set(answer.copies)
         self._metrics.checkpoint_seconds.observe(time.monotonic() - started_at)
         self._metrics.checkpoint_bytes_total.inc(
             sum(len(c.state) + sum(len(piece.data) for piece in c.pieces) for c in checkpoints)

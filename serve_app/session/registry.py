@@ -15,8 +15,8 @@ from typing import Final, Literal
 from serve_app.errors import AtCapacity, ServiceRestarting, SpeechError, TooManySessions, UnknownSession
 from serve_app.session import checkpoint
 from serve_app.session.checkpoint import Restored
-from serve_app.session.engines import EnginePool
 from serve_app.session.keeper import Keeper, Kept, digest, new_hold
+from serve_app.session.models import Models, ServedModel
 from serve_app.session.session import Session, Standing
 from serve_app.session.vault import Saved, VaultClient, VaultUnavailable
 from serve_app.settings import SessionSettings
@@ -96,8 +96,8 @@ class SessionRegistry:
 
     def __init__(
         self,
-        make: Callable[[str, Restored | None], Session],
-        engines: EnginePool,
+        make: Callable[[str, ServedModel, Restored | None], Session],
+        models: Models,
         vault: VaultClient,
         settings: SessionSettings,
         metrics: IngressMetrics,
@@ -105,12 +105,12 @@ class SessionRegistry:
         most_per_key: Callable[[str], int],
         key_name: Callable[[str], str] = lambda credential: "",
     ) -> None:
-        """`make` creates a session with an id; `most_per_key` is how many whoever shows a credential may hold.
+        """`make` creates a session of a model; `most_per_key` is how many whoever shows a credential may hold.
 
         `key_name` is the name of the key that a credential stands for, empty where nobody needs one.
         """
         self._make = make
-        self._engines = engines
+        self._models = models
         self._settings = settings
         self._metrics = metrics
         self._most_per_key = most_per_key
@@ -125,9 +125,9 @@ class SessionRegistry:
         """Sessions open here."""
         return len(self._seats)
 
-    def standings(self) -> Counter[Standing]:
-        """How many of them have a slot, and how many are on their way to one."""
-        return Counter(seat.session.standing for seat in self._seats.values())
+    def standings(self) -> Counter[tuple[str, Standing]]:
+        """By model's name: how many of them have a slot, and how many are on their way to one."""
+        return Counter((seat.session.model.name, seat.session.standing) for seat in self._seats.values())
 
     @property
     def can_resume(self) -> bool:
@@ -144,19 +144,19 @@ class SessionRegistry:
         await asyncio.gather(*self._releasing)
         await self._keeper.stop()
 
-    def new(self, credential: str, dialect: str, *, may_wait: bool = False) -> Seat:
-        """A seat for a new session that is yet to be opened; `release` it in any case.
+    def new(self, credential: str, dialect: str, model: ServedModel, *, may_wait: bool = False) -> Seat:
+        """A seat for a new session of a model, that is yet to be opened; `release` it in any case.
 
         Raises TooManySessions, ModelNotReady, ServiceRestarting and, unless it `may_wait` for a slot, AtCapacity: one
         of a crowd that finds every slot taken must cost as little as can be.
         """
         with self._refusals_counted():
             self._check_open()
-            if not may_wait and self._engines.is_full:
+            if not may_wait and model.engines.is_full:
                 raise AtCapacity("every slot is taken")
             if credential and self._by_owner[digest(credential)] >= (most := self._most_per_key(credential)):
                 raise TooManySessions(f"expected at most {most} sessions at once with one key, got one more")
-            return self._seat(self._make(uuid.uuid4().hex, None), credential, dialect)
+            return self._seat(self._make(uuid.uuid4().hex, model, None), credential, dialect)
 
     async def resume(self, token: str, credential: str, dialect: str) -> Seat:
         """A seat for the session that the token stands for, wherever it was; `release` it in any case.
@@ -171,7 +171,6 @@ class SessionRegistry:
         self._check_open()
         if not self.can_resume:
             raise UnknownSession("expected a new session: this service keeps none for clients that were cut off")
-        info = self._engines.info
         for seat in list(self._seats.values()):
             if token in (seat.token, seat.old_token) and seat.owner == digest(credential):
                 seat.end(TAKEN_OVER)
@@ -180,9 +179,12 @@ class SessionRegistry:
                 raise UnknownSession("expected the latest resume token of the session, got the one before")
         hold = new_hold()
         saved = await self._take(token, credential, hold)
-        restored = checkpoint.restore(saved, info, self._settings.window_frames)
+        restored = checkpoint.restore(
+            saved, lambda name: self._models.named(name).engines.info, self._settings.window_frames
+        )
         self._metrics.resumes_total.inc()
-        return self._seat(self._make(restored.snapshot.session_id, restored), credential, dialect, token, hold)
+        session = self._make(restored.snapshot.session_id, self._models.named(restored.served_as), restored)
+        return self._seat(session, credential, dialect, token, hold)
 
     def keep(self, seat: Seat) -> None:
         """The session is open: from now on it survives this ingress."""
@@ -253,6 +255,7 @@ class SessionRegistry:
             session_id=seat.session.id,
             outcome=outcome,
             dialect=seat.dialect,
+            model=seat.session.model.name,
             key=seat.key or None,
             duration_seconds=round(time.monotonic() - seat.started_at, 3),
             **seat.session.summary,
@@ -261,7 +264,7 @@ class SessionRegistry:
 
     def _count(self, seat: Seat, outcome: str, *, refused: bool) -> None:
         metrics, audio_seconds = self._metrics, seat.session.audio_seconds - seat.audio_before_s
-        metrics.sessions_total.labels(seat.dialect, outcome).inc()
+        metrics.sessions_total.labels(seat.session.model.name, seat.dialect, outcome).inc()
         metrics.session_audio_seconds.observe(audio_seconds)
         if refused:
             metrics.refusals_total.labels(outcome).inc()

@@ -16,18 +16,17 @@ from numpy.typing import NDArray
 
 from serve_app.errors import IdleTimeout, InvalidMessage, SessionTooLong, SlowClient, SpeechError, UnknownSession
 from serve_app.session import checkpoint, durable_stream
-from serve_app.session.admission import Returning
 from serve_app.session.arrivals import Arrivals
 from serve_app.session.checkpoint import Restored, Snapshot
 from serve_app.session.core import Done, Event, Failure, Frame, SessionCore, Status
 from serve_app.session.durable_stream import DurableStream
-from serve_app.session.engines import Engines
 from serve_app.session.event_log import EventLog
+from serve_app.session.models import ServedModel
 from serve_app.session.recorder import Recorder
 from serve_app.session.recovery import Recovery
 from serve_app.session.tally import KEPT_DELAYS, Tally
 from serve_app.session.vault import Piece
-from serve_app.settings import ModelSettings, SessionSettings
+from serve_app.settings import SessionSettings
 from serve_app.speech import FrameResult
 from serve_app.telemetry import IngressMetrics, get_logger
 from serve_app.transcript import Token, TurnEnd, Word
@@ -64,29 +63,17 @@ class Session:
     def __init__(
         self,
         session_id: str,
-        engines: Engines,
+        model: ServedModel,
         settings: SessionSettings,
-        model: ModelSettings,
         metrics: IngressMetrics,
         restored: Restored | None = None,
-        returning: Returning | None = None,
     ) -> None:
-        """A new session, or with `restored` one that goes on; `returning` counts it while it has lost its slot.
-
-        Raises ModelNotReady.
-        """
-        info = engines.info
+        """A new session, or with `restored` one that goes on. Raises ModelNotReady."""
         self.id = session_id
-        self._model_name = info.name
         self._settings = settings
         self._metrics = metrics
-        self._recorder = restored.recorder if restored else Recorder(info, settings.window_frames)
-        self._core = restored.snapshot.core if restored else SessionCore(info, model, settings)
         self._log: EventLog[Event] = EventLog(settings.event_buffer, restored.entries if restored else (), Done)
-        self._recovery = Recovery(model)
-        self._stream = DurableStream(
-            session_id, engines, settings, metrics, self, self._recorder, returning or Returning()
-        )
+        self._use(model, restored)
         self._is_open = False
         self._is_closed = False
         self._error: SpeechError | None = None
@@ -105,6 +92,21 @@ class Session:
     def tell_frames(self, wanted: bool) -> None:
         """Whether every frame's result is an event of its own."""
         self._core.tells_frames = wanted
+
+    async def change_model(self, model: ServedModel) -> None:
+        """Begin anew with another model. Raises InvalidMessage once there is audio, and what `open` does."""
+        self._require(State.LIVE)
+        if model is self.model:
+            return
+        if self._core.client_samples or self._core.flushes:
+            raise InvalidMessage(f"expected the model before any audio, got {model.name!r} later: connect again for it")
+        await self._stream.close()  # first: nothing of the old model may be heard any more
+        tells_frames = self._core.tells_frames
+        self._use(model, None)
+        self._core.tells_frames = tells_frames
+        async for _ in model.admission.enter(self._stream.open, wait_s=0.0):
+            pass
+        await self._send_outgoing()
 
     async def open(self) -> None:
         """Take a slot. Raises AtCapacity or EngineLost."""
@@ -225,7 +227,7 @@ class Session:
         """The session as it is now: its small state, and what has been added to its records since those marks."""
         snapshot = Snapshot(
             session_id=self.id,
-            model=self._model_name,
+            model=self._info_name,
             opened_at=self._opened_at,
             core=self._core,
             sent=self._recorder.sent,
@@ -233,7 +235,7 @@ class Session:
             tally=self._tally,
         )
         floor = max(0, self._log.places - self._settings.event_buffer)
-        return checkpoint.dump(snapshot), (
+        return checkpoint.dump(snapshot, self.model.name), (
             checkpoint.audio_piece(self._recorder, since.sent),
             checkpoint.heard_piece(self._recorder, since.answered),
             checkpoint.events_piece(self._log.since(since.events), since.events, floor, self._log.places),
@@ -266,6 +268,17 @@ class Session:
         self._fail(error)
 
     # ------------------------------------------------------------------ inside
+
+    def _use(self, model: ServedModel, restored: Restored | None) -> None:
+        info = model.engines.info
+        self.model = model
+        self._info_name = info.name
+        self._recorder = restored.recorder if restored else Recorder(info, self._settings.window_frames)
+        self._core = restored.snapshot.core if restored else SessionCore(info, model.settings, self._settings)
+        self._recovery = Recovery(model.settings)
+        self._stream = DurableStream(
+            self.id, model.engines, self._settings, self._metrics, self, self._recorder, model.returning
+        )
 
     @property
     def _state(self) -> State:

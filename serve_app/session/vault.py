@@ -41,6 +41,8 @@ class Saved(NamedTuple):
     state: bytes
     records: tuple[tuple[bytes, ...], ...]
     """The data of each record's pieces that are still needed, in order."""
+    reach: tuple[int, ...] = ()
+    """How far each record goes: of two copies of a session the later one goes further."""
 
 
 class Answer(NamedTuple):
@@ -54,6 +56,8 @@ class Answer(NamedTuple):
     """Sessions in the vault."""
     size_bytes: int
     """Memory that their data take."""
+    copies: int = 1
+    """Vaults that have answered."""
 
 
 class VaultClient(Protocol):
@@ -68,6 +72,10 @@ class VaultClient(Protocol):
 
 class VaultUnavailable(Exception):
     """The vault did not answer in time, or is gone; what it held may be lost."""
+
+
+class NoVault(VaultUnavailable):
+    """There is no such vault: it holds nothing."""
 
 
 @dataclass
@@ -131,7 +139,7 @@ class Vault:
         self._ancestors[hold] = old
         self._touch(old)
         records = (tuple(piece.data for piece in record if piece.data) for record in entry.records)
-        return Saved(entry.state, tuple(records))
+        return Saved(entry.state, tuple(records), tuple(record[-1].stop for record in entry.records))
 
     def _touch(self, hold: str) -> bool:
         entry = self._entries.pop(hold, None)

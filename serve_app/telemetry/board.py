@@ -30,6 +30,8 @@ class Source(NamedTuple):
     deployment: str
     """`INGRESS`, `ENGINE` or `BRIDGE`."""
     replica: str
+    model: str = ""
+    """The one that an engine has."""
 
 
 class Report(NamedTuple):

@@ -10,10 +10,10 @@ from serve_app.telemetry.board import Report
 
 
 def merged(reports: Sequence[Report]) -> list[Metric]:
-    """One family of each name; its samples say whose they are, by the labels `deployment` and `replica`."""
+    """One family of each name; its samples say whose they are: `deployment`, `replica` and, of engines, `model`."""
     families: dict[str, Metric] = {}
     for source, reported, _ in reports:
-        whose = source._asdict() if source else {}
+        whose = {name: value for name, value in source._asdict().items() if value} if source else {}
         for family in reported:
             into = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             into.samples += [

@@ -27,8 +27,9 @@ class IngressMetrics:
     def _count_sessions(self) -> None:
         self.sessions_total = self._counter(
             "stt_sessions_total",
-            "Sessions that ended here, by dialect and by how: done, left, an error's code (at_capacity: no slot), or,"
-            " going on elsewhere: disconnected, taken_over, restarting.",
+            "Sessions that ended here, by model, dialect and how: done, left, an error's code (at_capacity: no slot),"
+            " or, going on elsewhere: disconnected, taken_over, restarting.",
+            "model",
             "dialect",
             "outcome",
         )
@@ -117,6 +118,9 @@ class IngressMetrics:
             "stt_vault_sessions", "Sessions in the vault, of all ingress replicas, open or not.", registry=self.registry
         )
         self.vault_bytes = Gauge("stt_vault_bytes", "Memory that the vault's sessions take.", registry=self.registry)
+        self.vault_copies = Gauge(
+            "stt_vault_copies", "Vaults that have every session; two where there are two nodes.", registry=self.registry
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

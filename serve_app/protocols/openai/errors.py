@@ -2,7 +2,7 @@
 
 from starlette.responses import JSONResponse
 
-from serve_app.errors import InvalidMessage, SpeechError
+from serve_app.errors import InvalidMessage, SpeechError, UnknownModel
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -17,23 +17,15 @@ class InvalidParameter(InvalidMessage):
         self.code = code
 
 
-class UnknownModel(InvalidParameter):
-    """A model that is not served here."""
-
-    http_status = 404
-
-    def __init__(self, model: str, served: str) -> None:
-        super().__init__("model", f"expected the model {served!r}, got {model[:80]!r}", "model_not_found")
-
-
 def described(error: SpeechError) -> dict[str, str | None]:
     """What stands under `error`, in HTTP answers and in realtime events alike."""
+    unknown = isinstance(error, UnknownModel)
     server = "server_error" if error.http_status >= 500 else "invalid_request_error"
     return {
         "message": error.message,
         "type": _TYPES.get(error.http_status, server),
-        "param": error.param if isinstance(error, InvalidParameter) else None,
-        "code": error.code,
+        "param": "model" if unknown else error.param if isinstance(error, InvalidParameter) else None,
+        "code": "model_not_found" if unknown else error.code,
     }
 
 

@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`: the one model that is served here."""
+"""`GET /v1/models` and `GET /v1/models/{id}`: the models that are served here, and what OpenAI's names stand for."""
 
 import re
 
@@ -6,27 +6,34 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from serve_app.protocols.openai.errors import UnknownModel, error_response
+from serve_app.errors import UnknownModel
+from serve_app.protocols.openai.errors import error_response
+from serve_app.session.models import Models, ServedModel
 
 _OPENAI_MODEL = re.compile(r"(whisper|gpt)-[\w.-]{1,60}")
-"""What OpenAI's own models for transcription are called: clients that name one of them get the model served here."""
+"""What OpenAI's own models for transcription are called: clients that name one of them get the default model."""
 
 
-def check_model(asked: str | None, served: str) -> None:
-    """Raise UnknownModel where a client asks for a model that is neither this one nor one of OpenAI's."""
-    if asked and asked != served and not _OPENAI_MODEL.fullmatch(asked):
-        raise UnknownModel(asked, served)
+def choose(models: Models, asked: str | None) -> ServedModel:
+    """The model that a client of OpenAI's gets. Raises UnknownModel."""
+    if asked not in models.names and _OPENAI_MODEL.fullmatch(asked or ""):
+        return models.default
+    return models.named(asked)
 
 
-def model_routes(model: str, owner: str, created: int) -> list[Route]:
+def model_routes(models: Models, owner: str, created: int) -> list[Route]:
     """The two routes; `created` is in seconds since the epoch."""
-    description = {"id": model, "object": "model", "created": created, "owned_by": owner}
+
+    def described(model: ServedModel) -> dict[str, object]:
+        return {"id": model.name, "object": "model", "created": created, "owned_by": owner}
 
     async def listed(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [description]})
+        return JSONResponse({"object": "list", "data": [described(model) for model in models]})
 
     async def retrieved(request: Request) -> Response:
-        asked: str = request.path_params["model"]
-        return JSONResponse(description) if asked == model else error_response(UnknownModel(asked, model))
+        try:
+            return JSONResponse(described(choose(models, request.path_params["model"])))
+        except UnknownModel as error:
+            return error_response(error)
 
     return [Route("/v1/models", listed), Route("/v1/models/{model:path}", retrieved)]

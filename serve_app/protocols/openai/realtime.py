@@ -16,11 +16,11 @@ from dataclasses import replace
 from starlette.websockets import WebSocket
 
 from serve_app.audio.stream import AudioStream
-from serve_app.errors import InvalidAudio, SpeechError
+from serve_app.errors import InvalidAudio, SpeechError, UnknownModel
 from serve_app.protocols import audio_in
 from serve_app.protocols.conversation import Dialect, Message, Wishes
 from serve_app.protocols.openai.errors import InvalidParameter, described
-from serve_app.protocols.openai.models import check_model
+from serve_app.protocols.openai.models import choose
 from serve_app.protocols.openai.realtime_items import Items, ServerEvent
 from serve_app.protocols.openai.realtime_messages import (
     Append,
@@ -34,6 +34,7 @@ from serve_app.protocols.openai.realtime_messages import (
     read_fields,
 )
 from serve_app.session.core import Event
+from serve_app.session.models import Models, ServedModel
 from serve_app.session.session import Session
 
 LEAST_COMMIT_SECONDS = 0.1
@@ -50,15 +51,15 @@ class Realtime(Dialect):
 
     name = "openai_realtime"
 
-    def __init__(self, websocket: WebSocket, model: str) -> None:
-        """`model` is the name of the one that is served."""
+    def __init__(self, websocket: WebSocket, models: Models) -> None:
+        """`models` are those that are served."""
         offers = websocket.scope["subprotocols"]  # what browsers have instead of headers
         is_beta = BETA_PROTOCOL in offers or "realtime=v1" in websocket.headers.get("openai-beta", "")
         self.subprotocol = PROTOCOL if PROTOCOL in offers else None
         self._query = websocket.query_params
-        self._model = model
+        self._models = models
         self._items = Items(is_beta=is_beta)
-        self._configuration = Configuration(model)
+        self._configuration = Configuration(models.default.name)
         self._audio = AudioStream(self._configuration.audio_format)
         self._session_id = ""
         self._event_numbers = itertools.count(1)
@@ -68,8 +69,10 @@ class Realtime(Dialect):
         """Read the query."""
         if (intent := self._query.get("intent", "transcription")) != "transcription":
             raise InvalidParameter("intent", f"?intent=: expected transcription, got {intent[:80]!r}")
-        check_model(self._query.get("model"), self._model)
-        return Wishes()
+        asked = self._query.get("model")
+        model = choose(self._models, asked).name
+        self._configuration = Configuration(asked or model)
+        return Wishes(model=model)
 
     def ready(self, session: Session, resume_token: str | None) -> Iterable[Message]:
         """`session.created`."""
@@ -91,7 +94,7 @@ class Realtime(Dialect):
             fields = read_fields(message)
             event_id = fields.get("event_id")
             await self._act(session, parse_event(fields))
-        except InvalidParameter as error:
+        except (InvalidParameter, UnknownModel) as error:
             self._replies.append(_error(error, event_id if isinstance(event_id, str) else None))
         return self._told(self._take_replies())
 
@@ -121,7 +124,9 @@ class Realtime(Dialect):
 
     async def _configure(self, session: Session, event: Update | OldUpdate) -> None:
         changed = replace(self._configuration, **event.changes)
-        check_model(changed.model, self._model)
+        model = choose(self._models, changed.model)
+        if changed.model == model.name:  # OpenAI's own names are no wish: many clients always send one
+            await self._change_model(session, model)
         is_old = isinstance(event, OldUpdate)
         if changed.audio_format != self._configuration.audio_format:
             await self._bring_audio_out(session)
@@ -130,6 +135,11 @@ class Realtime(Dialect):
         self._items.detects_turns = changed.turn_detection is not None
         self._items.is_beta = self._items.is_beta or is_old
         self._replies.append(self._described("updated", is_old=is_old))
+
+    async def _change_model(self, session: Session, model: ServedModel) -> None:
+        if model is not session.model and session.audio_seconds:
+            raise InvalidParameter("model", f"model: expected to be told before any audio, got {model.name!r} later")
+        await session.change_model(model)
 
     async def _bring_audio_out(self, session: Session) -> None:
         """Feed what waits in the resampler; the next audio begins anew. Raises InvalidParameter."""

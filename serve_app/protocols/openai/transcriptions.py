@@ -20,10 +20,11 @@ from serve_app.errors import SlowClient, SpeechError
 from serve_app.protocols.conversation import Host
 from serve_app.protocols.openai.errors import described, error_response
 from serve_app.protocols.openai.form import Form, read_form
-from serve_app.protocols.openai.models import check_model
+from serve_app.protocols.openai.models import choose
 from serve_app.protocols.openai.transcript_formats import Transcript
 from serve_app.protocols.requests import while_client_stays
 from serve_app.protocols.upload import measure, recognise
+from serve_app.session.models import ServedModel
 from serve_app.settings import IngressSettings
 from serve_app.telemetry import get_logger
 
@@ -38,25 +39,23 @@ _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-con
 class Transcriptions:
     """The endpoint, as an ASGI application: one request after the other is one call."""
 
-    def __init__(self, host: Host, model: str) -> None:
-        """`model` is the name of the one that is served."""
+    def __init__(self, host: Host) -> None:
         self._host = host
-        self._model = model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; stop as soon as its client has left."""
         request = Request(scope, receive)
         try:
             async with read_form(request, self._host.settings) as form:
-                check_model(form.model, self._model)
-                await while_client_stays(receive, self._answer(form, request, send))
+                model = choose(self._host.models, request.query_params.get("model", form.model))
+                await while_client_stays(receive, self._answer(form, model, request, send))
         except ClientDisconnect:
             return
         except SpeechError as error:
             self._host.count_unusable(NAME, error)
             await error_response(error)(scope, receive, send)
 
-    async def _answer(self, form: Form, request: Request, send: Send) -> None:
+    async def _answer(self, form: Form, model: ServedModel, request: Request, send: Send) -> None:
         """Transcribe and send the answer. Raises SpeechError while nothing has been sent."""
         settings = self._host.settings
         transcript = Transcript(await measure(form.file, self._host))
@@ -66,6 +65,7 @@ class Transcriptions:
             request.headers.get("authorization", ""),
             self._host,
             dialect=NAME,
+            model=model,
             wait_s=form.wait_s,
             on_audio=stream.progress if stream else lambda seconds: None,
         )

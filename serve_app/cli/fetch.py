@@ -1,0 +1,20 @@
+"""`stt fetch`: get a model's checkpoint onto this machine, without starting anything."""
+
+from typing import Annotated
+
+import typer
+
+from serve_app.checkpoint.files import CheckpointError
+from serve_app.cli.config import DEFAULT_CONFIG, Overrides
+from serve_app.cli.failure import BAD_INPUT, fail
+from serve_app.cli.fetching import fetch_parts
+from serve_app.settings import SettingsError
+
+
+def fetch(model: Annotated[str, typer.Argument(help="As the setting model: a name, or a Hugging Face id.")]) -> None:
+    """Download a model's checkpoint, check it, and say where it is: for images, and for machines without a network."""
+    try:
+        parts = fetch_parts(Overrides.from_environment(model=model).settings(DEFAULT_CONFIG))
+    except (SettingsError, CheckpointError) as error:
+        fail(error, BAD_INPUT)
+    typer.echo(parts.config_path.parent)

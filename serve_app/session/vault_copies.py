@@ -1,0 +1,84 @@
+"""Several vaults that all have every session, so that the loss of one of them costs nothing.
+
+Whoever saves, saves to all of them. A vault that comes back empty, or is new, asks for each session whole at its next
+checkpoint, as any vault does that lacks something; nothing is copied from one to the other.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from serve_app.session.vault import Answer, Checkpoint, NoVault, Saved, VaultClient, VaultUnavailable
+
+REST_SECONDS = 5.0
+"""A vault that did not answer is left alone for so long: each try may take as long as it takes to give up."""
+
+
+class VaultCopies:
+    """Reaches all copies as one vault (implements `VaultClient`)."""
+
+    def __init__(self, copies: Sequence[VaultClient]) -> None:
+        """All who reach them must name them in the same order: so they agree on who took a session last."""
+        self._copies = list(copies)
+        self._rests_until = [0.0] * len(self._copies)
+
+    async def save(self, checkpoints: Sequence[Checkpoint], unchanged: Sequence[str], over: Sequence[str]) -> Answer:
+        """Save to all copies that answer; what one of them lacks is incomplete. Raises VaultUnavailable without any."""
+        awake = self._awake() or list(range(len(self._copies)))
+        tried = await asyncio.gather(
+            *(self._save(number, checkpoints, unchanged, over) for number in awake), return_exceptions=True
+        )
+        answers = [answer for answer in tried if isinstance(answer, Answer)]
+        for failure in tried:
+            if isinstance(failure, BaseException) and (not answers or not isinstance(failure, VaultUnavailable)):
+                raise failure
+        taken = dict.fromkeys(hold for answer in answers for hold in answer.taken)
+        incomplete = dict.fromkeys(hold for answer in answers for hold in answer.incomplete if hold not in taken)
+        return Answer(
+            tuple(incomplete),
+            tuple(taken),
+            max(answer.sessions for answer in answers),
+            max(answer.size_bytes for answer in answers),
+            sum(answer.copies for answer in answers),
+        )
+
+    async def take(self, token: str, owner: str, hold: str) -> Saved | None:
+        """Take the session from every copy that has it; the one that has come furthest is it.
+
+        None if no copy has it. Raises VaultUnavailable if no copy has it that answers, and another one does not.
+        """
+        found: list[Saved] = []
+        unavailable: VaultUnavailable | None = None
+        awake = self._awake()
+        # One after the other: two who take the same session at once must come in the same order everywhere.
+        for number in [*awake, *(number for number in range(len(self._copies)) if number not in awake)]:
+            if found and number not in awake:
+                break
+            try:
+                saved = await self._copies[number].take(token, owner, hold)
+            except NoVault:
+                self._rest(number)
+            except VaultUnavailable as error:
+                self._rest(number)
+                unavailable = error
+            else:
+                found += [saved] if saved else []
+        if not found and unavailable:
+            raise unavailable
+        return max(found, key=lambda saved: saved.reach, default=None)
+
+    async def _save(
+        self, number: int, checkpoints: Sequence[Checkpoint], unchanged: Sequence[str], over: Sequence[str]
+    ) -> Answer:
+        try:
+            return await self._copies[number].save(checkpoints, unchanged, over)
+        except VaultUnavailable:
+            self._rest(number)
+            raise
+
+    def _rest(self, number: int) -> None:
+        self._rests_until[number] = time.monotonic() + REST_SECONDS
+
+    def _awake(self) -> list[int]:
+        now = time.monotonic()
+        return [number for number, until in enumerate(self._rests_until) if until <= now]
