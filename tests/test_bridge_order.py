@@ -1,5 +1,6 @@
 """From the order in which chunks come to the order in which they were spoken."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -49,7 +50,23 @@ def run(*numbers: int, settings: KafkaSettings = SETTINGS) -> list[str]:
 
 
 def test_chunks_in_order_are_one_session():
-    assert run(7, 8, 9) == ["b7", "8", "9"]
+    assert run(1, 2, 3) == ["b1", "2", "3"]
+    assert run(0, 1, 2) == ["b0", "1", "2"]
+
+
+def test_a_device_that_is_first_heard_of_in_the_middle_may_have_sent_more_before():
+    assert run(8, 1, 3, 2) == ["b1", "2", "3"]
+    order = Order(SETTINGS)
+    assert told(order.take(piece(8), 0.0)) == []
+    assert told(order.take(piece(7), 1.0)) == []
+    assert told(order.tick(2.0, 0.0)) == ["b7", "8"]
+    assert told(order.take(piece(9), 2.0)) == ["9"]
+
+
+def test_what_was_answered_before_a_crash_is_the_beginning():
+    order = Order(SETTINGS)
+    assert told(order.take(replace(piece(7), answered=True), 0.0)) == ["b7"]
+    assert told(order.take(piece(8), 0.0)) == ["8"]
 
 
 def test_what_is_out_of_order_is_put_right():
@@ -97,9 +114,9 @@ def test_silence_ends_a_session_when_the_next_chunk_is_overdue():
 
 
 def test_a_device_that_counts_anew_is_not_late():
-    assert run(50, 51) == ["b50", "51"]
     order = Order(SETTINGS)
     list(order.take(piece(50, 0.0), 0.0))
+    assert told(order.tick(2.0, 0.0)) == ["b50"]
     assert told(order.take(piece(1, 1.0), 0.0)) == ["end", "b1"]
     assert told(order.take(piece(2, 2.0), 0.0)) == ["2"]
 

@@ -11,6 +11,10 @@ from serve_app.bridges.audio import Sound
 from serve_app.bridges.messages import AudioChunk
 from serve_app.bridges.settings import LONGEST_GAP_SECONDS, KafkaSettings
 
+FIRST_NUMBER = 1
+"""Where devices begin to count, or one before: of a device whose first chunk has another number, the first may still be
+on its way."""
+
 OVERLAP_SECONDS = 0.5
 """Clocks may be so wrong: a chunk that was recorded so much before the last one ended may still come behind it."""
 
@@ -87,11 +91,12 @@ class Order:
     def take(self, piece: Piece, now: float) -> Iterator[Step]:
         """Take the piece that has come; what follows from it. To be iterated to the end."""
         self._touched_at = now
-        number, expected = piece.chunk.sequence_number, self._expected
-        if number is None or expected is None or number == expected:
+        number = piece.chunk.sequence_number
+        expected = self._where_to_begin(piece) if self._expected is None else self._expected
+        if number is None or number == expected:
             yield from self._next(piece)
             yield from self._those_that_follow()
-        elif number > expected and self._hold_s and self._most_held and number not in self._held:
+        elif number > expected and self._holds_back and number not in self._held:
             self._held_since = self._held_since if self._held else now
             self._held[number] = piece
             if len(self._held) > self._most_held:
@@ -117,6 +122,16 @@ class Order:
             if now - max(self._touched_at, deaf_until) >= patience_s:
                 self._open = False
                 yield SessionEnds()
+
+    @property
+    def _holds_back(self) -> bool:
+        return self._hold_s > 0 and self._most_held > 0
+
+    def _where_to_begin(self, piece: Piece) -> int:
+        """The number that is waited for where none has come yet, or the piece before this one had none."""
+        number = piece.chunk.sequence_number or 0
+        knows_more = piece.answered or self._last is not None
+        return number if knows_more or number <= FIRST_NUMBER or not self._holds_back else FIRST_NUMBER
 
     def _next(self, piece: Piece) -> Iterator[Step]:
         """The piece is the next one, if only what is missing before it is past hope."""
