@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?=
 PORT ?= 8000
+KAFKA_PORT ?= 9092
 MODEL ?= demo
 MINUTES ?= 60
 IMAGE ?= stt-serve:latest
@@ -28,18 +29,25 @@ install dev: setup ## the same as setup, by the names of an earlier service
 demo: setup ## serve the demo model, transcribe a clip in real time, stop
 	@$(BIN)/stt demo
 
-serve: setup ## serve a model: make serve [MODEL=stt-1b-en_fr] [PORT=8000]
-	@$(BIN)/stt serve --model "$(MODEL)" --port "$(PORT)"
+serve: setup ## serve a model: make serve [MODEL=stt-1b-en_fr] [PORT=8000] [KAFKA=host:9092]
+	@$(if $(KAFKA),LOOM_KAFKA_BOOTSTRAP_SERVERS="$(KAFKA)") $(BIN)/stt serve --model "$(MODEL)" --port "$(PORT)"
 
 smoke: setup ## try everything that a running service can do: make smoke [PORT=8000]
 	@$(BIN)/stt smoke --url "http://127.0.0.1:$(PORT)"
 
 test: lint types unit ## every check and every test
 
+.PHONY: kafka test-kafka
+kafka: setup ## Apache Kafka on this machine until Ctrl-C (needs Java 17 and Maven): make kafka [KAFKA_PORT=9092]
+	@$(BIN)/python -m tools.kafka.broker --port $(KAFKA_PORT)
+
+test-kafka: setup ## the bridge with a real Apache Kafka: kills, rebalances, bad input (needs Java 17 and Maven)
+	@$(BIN)/pytest -q tests/kafka
+
 chaos: setup ## harm a service in every way we know while 16 sessions speak, and count what is lost (20 minutes)
 	@$(BIN)/python -m loadtest.chaos --scenario all --sessions 16
 
-long: setup ## tests that take minutes each: engines that come and go, one application per GPU type
+long: setup ## tests that take minutes each: engines that come and go, nodes that die, one application per GPU type
 	@$(BIN)/pytest -q tests/long
 
 soak: setup ## an hour of churn: memory, files and tasks must stay flat: make soak [MINUTES=60]
@@ -56,7 +64,7 @@ types: setup ## mypy, strict on serve_app
 	@$(BIN)/mypy
 
 unit: setup ## the tests alone: those of single modules three files at a time, then those of the whole application
-	@$(BIN)/pytest -q -n 3 --dist loadfile --ignore tests/system --ignore tests/long
+	@$(BIN)/pytest -q -n 3 --dist loadfile --ignore tests/system --ignore tests/long --ignore tests/kafka
 	@$(BIN)/pytest -q tests/system
 
 format: setup ## let ruff put the code in order
@@ -91,4 +99,4 @@ docker-run-gpu: ## run the image on the GPU: STT_API_KEY=... make docker-run-gpu
 		"$(IMAGE)"
 
 clean: ## remove .venv and caches
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .kafka

@@ -1,4 +1,4 @@
-"""The application: an ingress and the engines of each model, wired from one settings object.
+"""The application: an ingress, the engines of each model and the Kafka bridge, wired from one settings object.
 
 serve run serve_config.yaml        here, with a Ray of its own
 serve deploy serve_config.yaml     on a running cluster
@@ -10,22 +10,34 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions, RequestRouterConfig
 from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from serve_app import settings as settings_module
 from serve_app.autoscaling import Policy
+from serve_app.bridges.deployment import BridgeReplica
 from serve_app.engine.deployment import CONTROL_CALLS, Engine
 from serve_app.ingress.deployment import IngressReplica
 from serve_app.ingress.router import OldestFirstRouter
-from serve_app.settings import MOST_SLOTS, EngineSettings, IngressSettings, Settings, deployment_of
+from serve_app.settings import (
+    MOST_SLOTS,
+    EngineSettings,
+    IngressSettings,
+    Settings,
+    SettingsError,
+    bridge_key,
+    deployment_of,
+)
 
 SESSIONS_PER_INGRESS = 4_096
 """Connections an ingress replica takes at once: more than it can carry, so that the engines' slots are the limit."""
 
 METRICS_SECONDS = 1.0
 """How often ingress and engine replicas tell Serve of their sessions."""
+
+BRIDGE_SHUTDOWN_SECONDS = 30.0
+"""How long a bridge may take for its last transaction; what is not committed then, the next one does."""
 
 LOOK_BACK_SECONDS = 5.0
 """The policy is told means over so long."""
@@ -40,16 +52,19 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def listening_host() -> str | None:
-    """Where the Serve that builds the application listens; None where nothing does yet.
+    """Where the Serve that builds the application listens; None where nothing does yet."""
+    options = _http_options()
+    return options.host if options else None
 
-    Ray (2.60) does not tell application builders, but it builds in a task of the cluster that Serve runs on.
-    """
+
+def _http_options() -> HTTPOptions | None:
+    """Ray (2.60) does not tell them to application builders, but it builds in a task of the cluster Serve runs on."""
     client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
-    return client.http_config.host if client else None
+    return client.http_config if client else None
 
 
 def wire(settings: Settings) -> Application:
-    """Bind the ingress to the engines of each model, all with what the settings say of them."""
+    """Bind the ingress to the engines of each model and the bridge, all with what the settings say of them."""
     engines = {
         model: engines_of(served, "engine" if served is settings else deployment_of(model))
         for model, served in settings.served.items()
@@ -63,7 +78,7 @@ def wire(settings: Settings) -> Application:
         health_check_period_s=settings.engine.health_check_period_seconds,
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_seconds,
     )
-    return ingress.bind(settings, engines, secrets.token_bytes(32))
+    return ingress.bind(settings, engines, secrets.token_bytes(32), _bridge(settings))
 
 
 def engines_of(settings: Settings, name: str) -> Application:
@@ -90,6 +105,27 @@ def engines_of(settings: Settings, name: str) -> Application:
         logging_config=LoggingConfig(enable_access_log=False),  # its calls are the ingress asking, once a second
     )
     return engines.bind(settings)
+
+
+def _bridge(settings: Settings) -> Application | None:
+    """The Kafka bridge, if there is to be one. Raises SettingsError."""
+    kafka = settings.kafka
+    if kafka is None:
+        return None
+    key = bridge_key(kafka)
+    if settings.auth.required and key is None:
+        raise SettingsError(["kafka.service_key: expected an API key, because the service asks for one, got none"])
+    options = _http_options() or HTTPOptions()
+    host = "127.0.0.1" if options.host in ("0.0.0.0", "::", None) else options.host
+    bridge = serve.deployment(
+        BridgeReplica,
+        name="bridge",
+        num_replicas=kafka.replicas,
+        ray_actor_options={"num_cpus": kafka.num_cpus},
+        health_check_period_s=settings.engine.health_check_period_seconds,
+        graceful_shutdown_timeout_s=BRIDGE_SHUTDOWN_SECONDS,
+    )
+    return bridge.bind(settings, kafka.service_url or f"ws://{host}:{options.port}", key)
 
 
 def number_of_engines(engine: EngineSettings) -> dict[str, Any]:

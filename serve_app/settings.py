@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from serve_app.bridges.settings import SECURITY, KafkaSettings
 from serve_app.gpus import Gpus
 from serve_app.problems import describe, did_you_mean, group_of, written
 
@@ -590,6 +591,9 @@ class Settings(_Group):
     session: SessionSettings = SessionSettings()
     """The life of one session."""
 
+    kafka: KafkaSettings | None = None
+    """A bridge to Kafka; where missing, none."""
+
     log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower_case)] = (
         "info"
     )
@@ -681,6 +685,16 @@ ENVIRONMENT: Mapping[str, tuple[tuple[str, ...], Callable[[str], object]]] = Map
         "STT_AUTH": (("auth", "mode"), str),
         "STT_API_KEY": (("auth", "keys"), lambda key: [{"name": "environment", "sha256": key_digest(key.encode())}]),
         "STT_KEYS_FILE": (("auth", "keys_file"), str),
+        "LOOM_KAFKA_BOOTSTRAP_SERVERS": (("kafka", "bootstrap_servers"), str),
+        "LOOM_KAFKA_INPUT_TOPIC": (("kafka", "input_topic"), str),
+        "LOOM_KAFKA_OUTPUT_TOPIC": (("kafka", "output_topic"), str),
+        "LOOM_KAFKA_GROUP_ID": (("kafka", "group_id"), str),
+        "LOOM_KAFKA_TRANSACTIONAL_ID_PREFIX": (("kafka", "transactional_id_prefix"), str),
+        "LOOM_KAFKA_LANGUAGE": (("kafka", "language"), str),
+        "LOOM_KAFKA_SERVICE_URL": (("kafka", "service_url"), str),
+        "LOOM_KAFKA_SERVICE_KEY": (("kafka", "service_key"), str),
+        "SESSION_GAP_SECONDS": (("kafka", "session_gap_seconds"), float),
+        **{f"LOOM_KAFKA_{name.upper()}": (("kafka", name), str) for name in SECURITY},
     }
 )
 """Environment variables: the key each sets, and how its text is read. The names are those of the earlier services."""
@@ -757,6 +771,11 @@ def environment_key(environ: Mapping[str, str]) -> str:
     """The API key in the environment: STT_API_KEY, or an earlier service's MODAL_KEY and MODAL_SECRET; else nothing."""
     key, pair = environ.get("STT_API_KEY", "").strip(), [environ.get(f"MODAL_{part}", "") for part in ("KEY", "SECRET")]
     return key or (":".join(pair) if all(pair) else "")
+
+
+def bridge_key(kafka: KafkaSettings, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The API key that the Kafka bridge shows to the service: its own, else the one in the environment."""
+    return kafka.service_key.get_secret_value() if kafka.service_key else environment_key(environ) or None
 
 
 def key_digest(key: bytes) -> str:

@@ -45,6 +45,8 @@ class FrameResult(NamedTuple):
     """The frame's audio codes, int16 [codebooks]."""
     engine_seconds: float = 0.0
     """Time from the frame's arrival at the engine to the end of its step."""
+    probability: float = 0.0
+    """Probability that the model gave the token."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class FrameResults:
     """Pause probabilities, float32 [n, heads]."""
     engine_seconds: NDArray[np.float32]
     """Time from each frame's arrival at the engine to the end of its step, float32 [n]."""
+    probabilities: NDArray[np.float32]
+    """Probability of each token, float32 [n]."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ class Word:
     """Start in seconds, never negative."""
     end_s: float
     """End in seconds, never before the start."""
+    confidence: float = 0.0
+    """Mean of the probabilities that the model gave the word's tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,14 @@ class _Run:
     """Time of its last piece."""
     complete_at: int = -1
     """Frame that completed its text; -1 while pieces may follow."""
+    pieces: int = 0
+    probabilities: float = 0.0
+    """Sum of its pieces' probabilities."""
+
+    @property
+    def confidence(self) -> float:
+        """Mean of its pieces' probabilities."""
+        return self.probabilities / self.pieces
 
 
 class Transcript:
@@ -133,11 +143,10 @@ class Transcript:
     def add(self, result: FrameResult) -> list[Event]:
         """Take the next frame result and return what it brings, in order."""
         events: list[Event] = []
-        # Upstream's time of step i is (i - delay) / 12.5 s, and frame f is the decoder's step f + 1.
         self._frame = result.frame
-        now = max(0.0, (result.frame + 1 - self._delay_frames) / FRAMES_PER_SECOND)
+        now = self._seconds_of(result.frame)
         if result.token not in (END_OF_PADDING_TOKEN, PADDING_TOKEN):
-            self._add_piece(self._vocabulary[result.token], result.frame, now, events)
+            self._add_piece(self._vocabulary[result.token], result, now, events)
         else:
             self._complete(result.frame, events)
             if result.token == END_OF_PADDING_TOKEN:
@@ -161,10 +170,22 @@ class Transcript:
             self._end_word(_unended(self._run), events, limit_s=end_s)
         return events
 
-    def _add_piece(self, piece: bytes, frame: int, now: float, events: list[Event]) -> None:
+    @property
+    def settled_s(self) -> float:
+        """No word that is still to come ends before this, in seconds of the client's audio."""
+        run, settled = self._run, self._seconds_of(self._frame)
+        if run:
+            settled = min(settled, run.last_piece if run.complete_at < 0 else _unended(run))
+        return max(self._words_end_s, self._to_client_seconds(settled))
+
+    def _seconds_of(self, frame: int) -> float:
+        """Upstream's time of step i is (i - delay) / 12.5 s, and frame f is the decoder's step f + 1."""
+        return max(0.0, (frame + 1 - self._delay_frames) / FRAMES_PER_SECOND)
+
+    def _add_piece(self, piece: bytes, result: FrameResult, now: float, events: list[Event]) -> None:
         if not piece:
             return
-        run = self._run
+        run, frame = self._run, result.frame
         if run and (run.complete_at >= 0 or self._starts_a_word(piece, run)):
             # Two words with no boundary between them: the second starts where it is first heard of.
             self._complete(frame, events)
@@ -172,6 +193,8 @@ class Transcript:
         if not self._run:
             self._run = _Run(start=now if self._boundary is None else self._boundary)
         self._run.last_piece = now
+        self._run.pieces += 1
+        self._run.probabilities += result.probability
         self._say(self._utf8.decode(piece), frame, events)
 
     def _starts_a_word(self, piece: bytes, run: _Run) -> bool:
@@ -205,7 +228,7 @@ class Transcript:
         if run:
             self._words_end_s = max(self._word_start_s, min(self._to_client_seconds(end), limit_s))
             self._boundary = None
-            events.append(Word(run.text.strip(), self._word_start_s, self._words_end_s))
+            events.append(Word(run.text.strip(), self._word_start_s, self._words_end_s, run.confidence))
 
     def _turn_ends(self, result: FrameResult) -> bool:
         return (

@@ -286,9 +286,13 @@ def served(engines: DirectEngines, **facts) -> ServedModel:
 
 @asynccontextmanager
 async def serving(
-    engines: DirectEngines, vault: LocalVault | None = None, further: Sequence[DirectEngines] = (), **args
+    engines: DirectEngines,
+    vault: LocalVault | None = None,
+    further: Sequence[DirectEngines] = (),
+    port: int = 0,
+    **args,
 ) -> AsyncIterator[Service]:
-    """An ingress; `further` are the engines of `args["models"]`, in their order."""
+    """An ingress on this port of 127.0.0.1 (0: any that is free); `further` are engines of `args["models"]`."""
     settings = settings_module.from_args(args, environ={})
     vault = vault or LocalVault(settings.session.resume_window_seconds)
     metrics = IngressMetrics(CollectorRegistry())
@@ -296,7 +300,7 @@ async def serving(
     publisher = Publisher(Source(INGRESS, "ingress-1"), metrics.registry, board)
     pools = dict(zip(settings.served, (engines, *further), strict=True))
     ingress = Ingress(settings, pools, vault, metrics, publisher)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(BoundedConfig(ingress.application(), log_level="warning", lifespan="on"))
     running = asyncio.create_task(server.serve([listener]))
     async with asyncio.timeout(10):

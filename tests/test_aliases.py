@@ -5,7 +5,8 @@ from prometheus_client import CollectorRegistry
 
 from serve_app.telemetry import EngineMetrics, IngressMetrics
 from serve_app.telemetry.aliases import aliases
-from serve_app.telemetry.board import ENGINE, INGRESS, Report, Source
+from serve_app.telemetry.board import BRIDGE, ENGINE, INGRESS, Report, Source
+from serve_app.telemetry.bridge_metrics import BridgeMetrics
 from serve_app.telemetry.exposition import merged
 
 
@@ -52,3 +53,19 @@ def test_the_names_of_the_kafka_service(values):
     assert values["kyutai_stt_transcripts_produced_total", ""] == 4
     assert values["kyutai_stt_processing_duration_seconds_count", ""] == 1
     assert not [name for name, _ in values if "chunk" in name]
+
+
+def test_where_there_is_a_bridge_the_kafka_services_names_are_its_own():
+    ingress, bridge = IngressMetrics(CollectorRegistry()), BridgeMetrics(CollectorRegistry())
+    ingress.sessions_total.labels("stream", "done").inc(3)
+    ingress.result_seconds.observe(0.03)
+    bridge.chunks_total.inc(5)
+    bridge.transcripts_total.inc(4)
+    bridge.processing_seconds.observe(1.0)
+    sources = (Source(INGRESS, "one"), ingress), (Source(BRIDGE, "two"), bridge)
+    families = merged([Report(source, tuple(metrics.registry.collect())) for source, metrics in sources])
+    samples = {sample.name: sample for family in aliases(families) for sample in family.samples}
+    assert samples["kyutai_stt_audio_chunks_processed_total"].value == 5
+    assert samples["kyutai_stt_transcripts_produced_total"].value == 4
+    assert samples["kyutai_stt_processing_duration_seconds_count"].value == 1
+    assert samples["kyutai_stt_processing_duration_seconds_sum"].value == 1.0

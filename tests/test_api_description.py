@@ -189,7 +189,9 @@ async def test_v1_stream(engines, clip):
                 assert await hear(waiting, "status") == {"type": "status", "state": "waiting", "place": 1}
                 await holders[0].close()
                 await hear(waiting, "ready")
-        async with websockets.connect(f"{service.url}?words=true&pauses=true") as connection:
+        async with websockets.connect(
+            f"{service.url}?words=true&confidence=true&pauses=true&settled=true"
+        ) as connection:
             await speak(connection, {"type": "flush"}, {"type": "end"})
             for message in await answers_until_close(connection):
                 heard.take(json.loads(message))

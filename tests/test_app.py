@@ -47,3 +47,18 @@ def test_each_model_has_a_deployment_of_its_own():
     assert first.num_replicas == 1
     assert second._deployment_config.autoscaling_config.max_replicas == 2
     assert second.init_args[0].engine.slots == 3
+
+
+def test_a_bridge_is_part_of_the_application_where_the_settings_say_so():
+    assert build({})._bound_deployment.init_args[3] is None
+    args = {"kafka": {"bootstrap_servers": "here:9092", "replicas": 3}}
+    bridge = build(args)._bound_deployment.init_args[3]._bound_deployment
+    assert (bridge.name, bridge.num_replicas, bridge.init_args[1:]) == ("bridge", 3, ("ws://127.0.0.1:8000", None))
+
+
+def test_a_bridge_needs_a_key_where_the_service_does():
+    args = {"kafka": {"bootstrap_servers": "here:9092"}, "auth": {"keys": [{"name": "ann", "sha256": "a" * 64}]}}
+    with pytest.raises(SettingsError, match=r"kafka\.service_key: expected an API key"):
+        build(args)
+    args["kafka"]["service_key"] = "secret"
+    assert build(args)._bound_deployment.init_args[3]._bound_deployment.init_args[2] == "secret"

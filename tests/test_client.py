@@ -268,8 +268,9 @@ async def test_words_and_pauses_are_asked_for_in_the_query():
 
     async with peer(script) as address:
         await events(address)
-        await events(f"http://{address}", words=True, pauses=True)
-    assert asked == ["/v1/stream?resumable=true", "/v1/stream?words=true&pauses=true&resumable=true"]
+        await events(f"http://{address}", words=True, confidence=True, pauses=True, settled=True)
+    everything = "words=true&confidence=true&pauses=true&settled=true"
+    assert asked == ["/v1/stream?resumable=true", f"/v1/stream?{everything}&resumable=true"]
 
 
 async def test_nothing_is_sent_after_the_end():
@@ -410,7 +411,9 @@ json_values = st.recursive(
     max_leaves=8,
 )
 field_names = st.sampled_from(["text", "start", "end", "code", "message", "retry_after_s", "audio_seconds", "model"])
-type_names = st.sampled_from(["ready", "token", "word", "vad_end", "pauses", "flushed", "done", "ping", "error", "new"])
+type_names = st.sampled_from(
+    ["ready", "token", "word", "vad_end", "pauses", "settled", "flushed", "done", "ping", "error", "new"]
+)
 
 
 @given(st.text() | st.binary() | json_values.map(json.dumps))

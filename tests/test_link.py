@@ -89,7 +89,7 @@ def results(*rows: tuple[int, int, int]) -> FrameResults:
     return FrameResults(
         streams.astype(np.int64), indices.astype(np.int32), tokens.astype(np.int32),
         np.full((count, 8), 11, np.int16), np.full((count, 4), 0.5, np.float32),
-        np.full(count, 0.25, np.float32),
+        np.full(count, 0.25, np.float32), np.full(count, 0.75, np.float32),
     )  # fmt: skip
 
 
@@ -113,6 +113,7 @@ async def test_frames_arrive_in_order_and_results_reach_their_stream(engine, cli
     assert [(r.frame, r.token) for r in listeners[2].results] == [(0, 40), (1, 41)]
     assert listeners[1].results[0].codes.tolist() == [11] * 8
     assert listeners[1].results[0].pauses == (0.5,) * 4
+    assert listeners[1].results[0].probability == 0.75
 
 
 async def test_the_load_report_comes_with_the_heartbeat_to_those_who_have_attached(engine, client):
@@ -274,6 +275,7 @@ async def test_frames_beyond_the_window_end_that_ingress_only(engine, client):
                 *(np.zeros(0, np.int64),) * 3,
                 np.zeros((0, 0), np.int16),
                 np.zeros((0, 0), np.float32),
+                np.zeros(0, np.float32),
                 np.zeros(0, np.float32),
             )
         ),

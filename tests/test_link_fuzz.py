@@ -63,6 +63,8 @@ def result_messages(draw: st.DrawFn) -> dict:
         "tokens": draw(column) or np.array(tokens, "<i4").tobytes(),
         "codes": draw(column) or bytes(2 * draw(st.integers(0, 9)) * rows),
         "pauses": draw(column) or np.full((rows, draw(st.integers(0, 5))), draw(SAMPLES), "<f4").tobytes(),
+        "engine_seconds": draw(column) or np.full(rows, draw(SAMPLES), "<f4").tobytes(),
+        "probabilities": draw(column) or np.full(rows, draw(SAMPLES), "<f4").tobytes(),
     }  # fmt: skip
 
 

@@ -37,9 +37,10 @@ MESSAGES = [
         np.arange(16, dtype=np.int16).reshape(2, 8),
         np.array([[0.1] * 4, [0.9] * 4], np.float32),
         np.array([0.25, 0.5], np.float32),
+        np.array([0.75, 1.0], np.float32),
     ),
     FrameResults(STREAMS, np.zeros(2, np.int32), np.zeros(2, np.int32), np.zeros((2, 8), np.int16),
-                  np.zeros((2, 0), np.float32), np.zeros(2, np.float32)),
+                  np.zeros((2, 0), np.float32), np.zeros(2, np.float32), np.zeros(2, np.float32)),
     Failed([5, 6], "step_failed", "the model failed"),
     LoadReport({"slots": 8, "headroom": 0.5}),
 ]  # fmt: skip
@@ -77,6 +78,11 @@ def test_a_message_survives_the_wire(message):
             {"type": "results", "streams": bytes(16), "frames": bytes(8), "tokens": bytes(8), "codes": bytes(6),
              "pauses": b""},
             "results.codes: expected 2 rows of 1, got 3",
+        ),
+        (
+            {"type": "results", "streams": bytes(8), "frames": bytes(4), "tokens": bytes(4), "codes": b"",
+             "pauses": b"", "engine_seconds": bytes(4), "probabilities": np.float32(np.nan).tobytes()},
+            "results.probabilities: expected numbers from 0 to 1",
         ),
         ({"type": "failed", "streams": ["a"], "code": "", "message": ""}, "failed.streams: expected integers"),
         ({"type": "load", "values": {"slots": "many"}}, "load.values: expected finite numbers"),

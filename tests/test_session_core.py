@@ -41,8 +41,8 @@ def test_frames_are_counted_from_the_clients_first_sample_and_say_what_waits():
     core.take_audio(audio(2.5))
     assert answer(core, PREFIX) == []
     assert answer(core, 2) == [
-        Frame(0, pytest.approx(0.08), PAUSES, 3 * FRAME_SAMPLES // 2),
-        Frame(1, pytest.approx(0.16), PAUSES, FRAME_SAMPLES // 2),
+        Frame(0, pytest.approx(0.08), PAUSES, 3 * FRAME_SAMPLES // 2, 0.0),
+        Frame(1, pytest.approx(0.16), PAUSES, FRAME_SAMPLES // 2, 0.0),
     ]
 
 

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel
 from ray.serve.schema import ServeDeploySchema
 
+from serve_app.bridges.settings import KafkaSettings
 from serve_app.problems import group_of
 from serve_app.settings import (
     ENVIRONMENT,
@@ -79,6 +80,11 @@ def test_every_key_is_described() -> None:
         ("IDLE_AUDIO_TIMEOUT_SECONDS", "12.5", "session.idle_audio_timeout_seconds", 12.5),
         ("MAX_SESSION_SECONDS", "60", "session.max_session_seconds", 60.0),
         ("LOOM_LOG_LEVEL", "WARNING", "log_level", "warning"),
+        ("LOOM_KAFKA_BOOTSTRAP_SERVERS", "there:9092", "kafka.bootstrap_servers", "there:9092"),
+        ("LOOM_KAFKA_INPUT_TOPIC", "audio", "kafka.input_topic", "audio"),
+        ("LOOM_KAFKA_OUTPUT_TOPIC", "words", "kafka.output_topic", "words"),
+        ("LOOM_KAFKA_SECURITY_PROTOCOL", "sasl_ssl", "kafka.security_protocol", "SASL_SSL"),
+        ("SESSION_GAP_SECONDS", "2.5", "kafka.session_gap_seconds", 2.5),
     ],
 )
 def test_environment_wins_over_the_file(variable: str, text: str, key: str, expected: object) -> None:
@@ -88,6 +94,7 @@ def test_environment_wins_over_the_file(variable: str, text: str, key: str, expe
         "engine": {"slots": 3, "device": "auto", "model_cache_dir": "file"},
         "session": {"idle_audio_timeout_seconds": 1, "max_session_seconds": 2},
         "log_level": "error",
+        "kafka": {"bootstrap_servers": "file:9092"},
     }
     value: object = from_args(args, {variable: text})
     for name in key.split("."):
@@ -98,7 +105,7 @@ def test_environment_wins_over_the_file(variable: str, text: str, key: str, expe
 
 def test_every_variable_names_an_existing_key() -> None:
     for key, _ in ENVIRONMENT.values():
-        value: object = Settings()
+        value: object = Settings(kafka=KafkaSettings(bootstrap_servers="here:9092"))
         for name in key:
             assert hasattr(value, name)
             value = getattr(value, name)

@@ -294,6 +294,47 @@ def test_the_same_results_give_the_same_events(tokens: list[int], data: st.DataO
     assert run(Transcript(info()), tokens, pauses) == run(Transcript(info()), tokens, pauses)
 
 
+@given(
+    TOKENS, DELAYS, st.floats(0, 1), st.sampled_from([float, lambda s: min(s, 1.0), lambda s: max(0.0, s / 3 - 0.5)])
+)
+def test_no_word_ends_before_what_was_settled(
+    tokens: list[int], delay: int, pause: float, mapping: Callable[[float], float]
+) -> None:
+    transcript = Transcript(info(delay), to_client_seconds=mapping)
+    settled_s = [transcript.settled_s]
+    ends: list[tuple[float, float]] = []
+    for result in results(tokens, [pause] * len(tokens)):
+        ends += [(settled_s[-1], word.end_s) for word in words_of(transcript.add(result))]
+        settled_s.append(transcript.settled_s)
+    ends += [(settled_s[-1], word.end_s) for word in words_of(transcript.finish(1e9))]
+    assert settled_s == sorted(settled_s)
+    assert all(settled <= end for settled, end in ends)
+
+
+def test_what_is_settled_lags_by_the_delay_and_waits_for_a_word() -> None:
+    transcript = Transcript(info())
+    settled_s = []
+    for result in results([PAD] * 9 + [END, HELLO, WOR, PAD, END, PAD]):
+        transcript.add(result)
+        settled_s.append(transcript.settled_s)
+    assert settled_s[:6] == [0.0] * 6
+    assert settled_s[6:] == [time_of(f) for f in (6, 7, 8, 9, 10, 11, 12, 13, 14)]
+    for result in results([END, HELLO, COMMA, COMMA]):
+        transcript.add(result._replace(frame=result.frame + 15))
+    assert transcript.settled_s == time_of(18)
+
+
+def test_a_words_confidence_is_the_mean_of_its_pieces() -> None:
+    transcript = Transcript(info())
+    said = [(END, 1.0), (WOR, 0.5), (LD, 0.75), (COMMA, 1.0), (PAD, 0.1), (END, 0.2), (HELLO, 0.9), (END, 1.0)]
+    events = [
+        event
+        for frame, (token, probability) in enumerate(said)
+        for event in transcript.add(FrameResult(frame, token, (), NO_CODES, 0.0, probability))
+    ]
+    assert [(word.text, word.confidence) for word in words_of(events)] == [("world,", 0.75), ("hello", 0.9)]
+
+
 # ----------------------------------------------------------------------------------------------------------- turn ends
 
 SENTENCE = [PAD] * 15 + [END, HELLO, END] + [PAD] * 12

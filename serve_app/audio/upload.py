@@ -45,10 +45,30 @@ def decode_upload(file: bytes | BinaryIO, max_seconds: float) -> Iterator[NDArra
     AudioTooLong as soon as `max_seconds` are passed, or at once where the header says so.
     """
     source = io.BytesIO(file) if isinstance(file, bytes) else file
+    container, options = _recognised(source)
+    yield from decode_container(source, container, max_seconds, BLOCK_SAMPLES, options)
+
+
+def decode_native(file: bytes, max_seconds: float) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """What `decode_upload` does, at the file's own sample rate: pieces float32 [n], mono, each with its rate in Hz.
+
+    A file without a single sample is no error here: nothing comes.
+    """
+    source = io.BytesIO(file)
+    container, options = _recognised(source)
+    left_s = max_seconds
+    for samples, rate_hz in _decoded(source, container, max_seconds, options):
+        left_s -= len(samples) / rate_hz
+        if left_s < 0:
+            raise AudioTooLong(f"expected at most {max_seconds:g} s of audio, got more")
+        yield _checked(samples), rate_hz
+
+
+def _recognised(source: BinaryIO) -> tuple[Container, dict[str, str]]:
+    """What the file is, and how to read it."""
     container = recognise_file(source.read(HEAD_BYTES))
     source.seek(0)
-    options = {"ignore_length": "1"} if container is WAV and is_length_wrong(source) else {}
-    yield from decode_container(source, container, max_seconds, BLOCK_SAMPLES, options)
+    return container, {"ignore_length": "1"} if container is WAV and is_length_wrong(source) else {}
 
 
 def recognise_file(head: bytes) -> Container:
@@ -71,11 +91,11 @@ def decode_container(
     """What `decode_upload` does, for a file of a known kind in blocks of any size; `options` are for its demuxer."""
     left = max_seconds * SAMPLE_RATE_HZ  # may be infinite
     block = _Block(block_samples)
-    for samples in _checked(_resampled(_decoded(source, container, max_seconds, options))):
+    for samples in _resampled(_decoded(source, container, max_seconds, options)):
         left -= len(samples)
         if left < 0:
             raise AudioTooLong(f"expected at most {max_seconds:g} s of audio, got more")
-        yield from block.push(samples)
+        yield from block.push(_checked(samples))
     if not block.total:
         raise InvalidAudio(f"expected audio, got {container.name} without a single sample that decodes")
     yield from block.rest()
@@ -188,8 +208,7 @@ def _resampled(pieces: Iterator[tuple[NDArray[np.float32], int]]) -> Iterator[ND
     yield resampler.finish()
 
 
-def _checked(pieces: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    for samples in pieces:
-        if not (np.abs(samples) <= MAX_AMPLITUDE).all():  # also NaN
-            raise InvalidAudio("expected finite samples between -1 and 1, got NaN, infinite or absurdly large ones")
-        yield samples
+def _checked(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not (np.abs(samples) <= MAX_AMPLITUDE).all():  # also NaN
+        raise InvalidAudio("expected finite samples between -1 and 1, got NaN, infinite or absurdly large ones")
+    return samples

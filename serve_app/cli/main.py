@@ -1,10 +1,12 @@
-"""The `stt` command: `transcribe`, `mic`, `latency`, `serve`, `top`, `smoke`, `keys`, `plan`, `check`, `fetch`, ..."""
+"""The `stt` command: `transcribe`, `serve`, `top`, `smoke`, `keys`, `plan`, `check`, `kafka-send` and the others."""
 
 import typer
 
 from serve_app.cli.check import check
 from serve_app.cli.demo import demo
 from serve_app.cli.fetch import fetch
+from serve_app.cli.kafka_listen import kafka_listen
+from serve_app.cli.kafka_send import kafka_send
 from serve_app.cli.keys import keys
 from serve_app.cli.latency import latency
 from serve_app.cli.mic import mic
@@ -30,6 +32,8 @@ app.command()(plan)
 app.command()(check)
 app.command()(fetch)
 app.command()(demo)
+app.command()(kafka_send)
+app.command()(kafka_listen)
 app.add_typer(keys, name="keys")
 
 

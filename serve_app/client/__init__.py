@@ -12,7 +12,7 @@ from serve_app.client.errors import (
     ServerError,
     ServerSilent,
 )
-from serve_app.client.events import Done, Event, Flushed, Pauses, Ready, Status, Token, TurnEnd, Unknown, Word
+from serve_app.client.events import Done, Event, Flushed, Pauses, Ready, Settled, Status, Token, TurnEnd, Unknown, Word
 from serve_app.client.stream import Stream, connect
 from serve_app.client.transcribe import Arrival, Pace, transcribe
 
@@ -33,6 +33,7 @@ __all__ = [
     "Ready",
     "ServerError",
     "ServerSilent",
+    "Settled",
     "Status",
     "Stream",
     "Token",

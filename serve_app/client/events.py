@@ -54,6 +54,8 @@ class Word(_Numbered):
     text: str
     start: float
     end: float
+    confidence: float | None = None
+    """Mean probability of the word's tokens, where it was asked for."""
 
 
 class TurnEnd(_Numbered):
@@ -73,6 +75,13 @@ class Pauses(_Message):
     """Seconds of audio heard; it stands still at a flush, where silence is put in."""
     probabilities: tuple[float, ...]
     """Of pauses of 0.5, 1, 2 and 3 s."""
+
+
+class Settled(_Message):
+    """No word that follows ends before `time`, in seconds from the session's first sample. It has no number."""
+
+    type: Literal["settled"] = "settled"
+    time: float
 
 
 class Flushed(_Numbered):
@@ -121,17 +130,14 @@ class Unknown(_Message):
     """Everything the message said besides its type."""
 
 
-Event = Ready | Token | Word | TurnEnd | Pauses | Flushed | Status | Done | Unknown
+Event = Ready | Token | Word | TurnEnd | Pauses | Settled | Flushed | Status | Done | Unknown
 """What a stream yields."""
 
-_Known = Annotated[
-    Ready | Token | Word | TurnEnd | Pauses | Flushed | Status | Done | Ping | Failure,
-    Field(discriminator="type"),
-]
-_known: TypeAdapter[Ready | Token | Word | TurnEnd | Pauses | Flushed | Status | Done | Ping | Failure] = TypeAdapter(
-    _Known
+_Known = Ready | Token | Word | TurnEnd | Pauses | Settled | Flushed | Status | Done | Ping | Failure
+_known: TypeAdapter[_Known] = TypeAdapter(Annotated[_Known, Field(discriminator="type")])
+_TYPES = frozenset(
+    {"ready", "token", "word", "vad_end", "pauses", "settled", "flushed", "status", "done", "ping", "error"}
 )
-_TYPES = frozenset({"ready", "token", "word", "vad_end", "pauses", "flushed", "status", "done", "ping", "error"})
 
 
 def parse(message: str | bytes) -> Event | Ping | Failure:

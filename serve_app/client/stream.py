@@ -249,7 +249,9 @@ async def connect(
     api_key: str | None = None,
     headers: Mapping[str, str] | None = None,
     words: bool = False,
+    confidence: bool = False,
     pauses: bool = False,
+    settled: bool = False,
     model: str | None = None,
     wait_s: float = 0.0,
     format: Format = "f32",
@@ -261,10 +263,10 @@ async def connect(
     """Open a session; leaving the block closes it, whatever its state.
 
     `url` is `ws://…`, `http://…` or `host:port`; without a path it means `/v1/stream`. With `words` the server also
-    sends `Word` events, with `pauses` a `Pauses` event for each frame. `model` is one of those that the service has,
-    None for its first. With `wait_s` the session waits so long in line where every slot is taken. `format` and
-    `sample_rate` are how the audio travels: s16 takes half of f32's bytes, mulaw a quarter, opus a twenty-fourth; opus
-    has its own rate.
+    sends `Word` events, with `confidence` how sure the model is of each, with `pauses` a `Pauses` and with `settled` a
+    `Settled` event for each frame. `model` is one of those that the service has, None for its first. With `wait_s` the
+    session waits so long in line where every slot is taken. `format` and `sample_rate` are how the audio travels: s16
+    takes half of f32's bytes, mulaw a quarter, opus a twenty-fourth; opus has its own rate.
     `headers` are sent along, for whatever guards the service. `timeout_s` bounds the wait for each message either way,
     `resume_s` the time spent on getting a broken connection back (0: none).
 
@@ -273,10 +275,8 @@ async def connect(
     """
     check_format(format, sample_rate)
     wishes = declaration(format, sample_rate)
-    if words:
-        wishes["words"] = "true"
-    if pauses:
-        wishes["pauses"] = "true"
+    flags = {"words": words, "confidence": confidence, "pauses": pauses, "settled": settled}
+    wishes |= {name: "true" for name, wished in flags.items() if wished}
     if model:
         wishes["model"] = model
     if wait_s:

@@ -45,6 +45,10 @@ class StepOutput(Protocol):
     def pauses(self) -> NDArray[np.float32]:
         """Pause probabilities, float32 [n, heads]."""
 
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Probability of each token, float32 [n]."""
+
 
 class Model(Protocol):
     """What the batcher needs of a model: `serve_app.model.model.SpeechModel` is one."""
@@ -338,7 +342,15 @@ class Batcher:
             self._backlog_limit = min(max(1, limit), self._model.slots)
         engine_seconds = (end - batch.arrivals).astype(np.float32)
         self._on_results(
-            FrameResults(batch.streams, batch.indices, output.tokens, output.codes, output.pauses, engine_seconds)
+            FrameResults(
+                batch.streams,
+                batch.indices,
+                output.tokens,
+                output.codes,
+                output.pauses,
+                engine_seconds,
+                output.probabilities,
+            )
         )
 
     def _fail(self, streams: NDArray[np.int64], what: str, error: Exception) -> None:

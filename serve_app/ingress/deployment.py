@@ -32,9 +32,16 @@ class IngressReplica:
     """One replica: the routes, and the links to the engines behind them."""
 
     async def __init__(  # type: ignore[misc]
-        self, settings: Settings, engines: Mapping[str, DeploymentHandle], token_secret: bytes
+        self,
+        settings: Settings,
+        engines: Mapping[str, DeploymentHandle],
+        token_secret: bytes,
+        bridge: DeploymentHandle | None = None,
     ) -> None:
-        """`engines` are handles of each model's deployment, by its name; `token_secret` signs browsers' tokens."""
+        """`engines` are handles of each model's deployment, by its name; `token_secret` signs browsers' tokens.
+
+        `bridge` is not called: Serve runs the deployments that its ingress is given.
+        """
         configure_logging(settings.log_level, settings.log_format)
         warn_of_python_proxy()
         return_freed_memory()

@@ -37,6 +37,7 @@ from serve_app.session.session import Session
 from serve_app.session.vault import VaultClient
 from serve_app.settings import Settings
 from serve_app.telemetry import IngressMetrics
+from serve_app.telemetry.bridge_metrics import CONNECTED as BRIDGE_CONNECTED
 from serve_app.telemetry.exposition import render
 from serve_app.telemetry.publisher import Publisher
 
@@ -170,11 +171,20 @@ class Ingress:
         return PlainTextResponse("ok")
 
     async def readiness(self, request: Request) -> Response:
-        """`GET /readyz`: 200 once an engine has loaded its model, for each model, else 503."""
-        if self._models.are_ready:
+        """`GET /readyz`: 200 once each model has an engine that has loaded it, else 503; and how the bridge is.
+
+        A Kafka bridge that waits for its brokers is no reason to send nobody here.
+        """
+        if not self._models.are_ready:
+            missing = ", ".join(model.name for model in self._models if not model.engines.is_ready)
+            text = f"no engine has loaded its model yet: {missing}"
+            return PlainTextResponse(text, 503, headers={"Retry-After": "1"})
+        if self._settings.kafka is None:
             return PlainTextResponse("ready")
-        missing = ", ".join(model.name for model in self._models if not model.engines.is_ready)
-        return PlainTextResponse(f"no engine has loaded its model yet: {missing}", 503, headers={"Retry-After": "1"})
+        families = await self._publisher.everybody()
+        bridges = [sample for family in families if family.name == BRIDGE_CONNECTED for sample in family.samples]
+        well = sum(bool(sample.value) for sample in bridges)
+        return PlainTextResponse(f"ready; Kafka bridge: {well} of {self._settings.kafka.replicas} replicas connected")
 
     async def status(self, request: Request) -> Response:
         """`GET /status`: this replica's sessions, and the engines that it is connected to."""

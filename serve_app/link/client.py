@@ -171,12 +171,12 @@ class LinkClient:
     def _deliver(self, results: FrameResults) -> None:
         columns = zip(
             results.streams.tolist(), results.frames.tolist(), results.tokens.tolist(), results.pauses.tolist(),
-            results.codes, results.engine_seconds.tolist(), strict=True,
+            results.codes, results.engine_seconds.tolist(), results.probabilities.tolist(), strict=True,
         )  # fmt: skip
-        for stream, frame, token, pauses, codes, engine_seconds in columns:
+        for stream, frame, token, pauses, codes, engine_seconds, probability in columns:
             if listener := self._listeners.get(stream):
                 try:
-                    listener.on_result(FrameResult(frame, token, tuple(pauses), codes, engine_seconds))
+                    listener.on_result(FrameResult(frame, token, tuple(pauses), codes, engine_seconds, probability))
                 except Exception as error:  # whatever one session makes of it, the others share this link
                     self._drop(stream, listener, error)
 

@@ -120,7 +120,7 @@ def encode(message: Message) -> bytes:
             fields = {"type": "attached", "stream": stream}
         case Refused(stream):
             fields = {"type": "refused", "stream": stream}
-        case FrameResults(streams, frames, tokens, codes, pauses, engine_seconds):
+        case FrameResults(streams, frames, tokens, codes, pauses, engine_seconds, probabilities):
             fields = {
                 "type": "results",
                 "streams": _bytes(streams, "<i8"),
@@ -129,6 +129,7 @@ def encode(message: Message) -> bytes:
                 "codes": _bytes(codes, "<i2"),
                 "pauses": _bytes(pauses, "<f4"),
                 "engine_seconds": _bytes(engine_seconds, "<f4"),
+                "probabilities": _bytes(probabilities, "<f4"),
             }
         case Failed(failed, code, text):
             fields = {"type": "failed", "streams": failed, "code": code, "message": text[:MAX_FIELD_CHARACTERS]}
@@ -189,7 +190,10 @@ def _results(fields: dict[str, Any]) -> FrameResults:
     engine_seconds = _table(fields, "engine_seconds", "<f4", rows, 1)[:, 0]
     if not np.isfinite(engine_seconds).all():
         raise LinkError("results.engine_seconds: expected finite numbers")
-    return FrameResults(streams, frames, tokens, codes, pauses, engine_seconds)
+    probabilities = _table(fields, "probabilities", "<f4", rows, 1)[:, 0]
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise LinkError("results.probabilities: expected numbers from 0 to 1")
+    return FrameResults(streams, frames, tokens, codes, pauses, engine_seconds, probabilities)
 
 
 def _audio(frames: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -73,13 +73,16 @@ class Decoder:
         """See `SpeechModel.pretend_full`."""
         self._transformer.pretend_full(slots)
 
-    def step(self, rows: "Rows | StaticRows", codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens int64 [n] and pause probabilities float32 [n, heads] for one frame's codes int64 [n, codebooks]."""
+    def step(self, rows: "Rows | StaticRows", codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens int64 [n], pause probabilities float32 [n, heads] and the tokens' own probabilities float32 [n].
+
+        `codes` are those of one frame, int64 [n, codebooks].
+        """
         inputs = torch.cat([codes, rows.take(self._tokens)[:, None]], 1)
         out = self._transformer.step(self._embed(inputs)[:, None], rows)[:, 0]
-        tokens, pauses = self._read(out)
+        tokens, pauses, probabilities = self._read(out)
         self._tokens.index_copy_(0, rows.index, tokens)
-        return tokens, pauses
+        return tokens, pauses, probabilities
 
     def prefill(self, slot: int, history: History) -> Iterator[None]:
         """Re-create a stream in `slot` from its tokens and codes, in pieces of at most PREFILL_POSITIONS positions.
@@ -118,16 +121,18 @@ class Decoder:
         first, *others = F.embedding((inputs + self._offsets).T, self._embedding)
         return reduce(torch.add, others, first)
 
-    def _read(self, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Greedy tokens int64 [n] and pause probabilities float32 [n, heads] of the transformer's output [n, width]."""
+    def _read(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `step` returns, of the transformer's output [n, width]; tokens are the likeliest ones."""
         logits = F.linear(self._out_norm(out), self._out).float()
         text = logits[:, : self._text_cardinality]
         if self._text_bias is not None:
             text = text + self._text_bias
+        tokens = text.argmax(-1)
+        probabilities = 1 / (text - text.amax(-1, keepdim=True)).exp().sum(-1)
         if not self.heads:
-            return text.argmax(-1), text.new_zeros(len(text), 0)
+            return tokens, text.new_zeros(len(text), 0), probabilities
         classes = logits[:, self._text_cardinality :].reshape(len(logits), self.heads, -1)
-        return text.argmax(-1), classes.softmax(-1)[..., 0]
+        return tokens, classes.softmax(-1)[..., 0], probabilities
 
 
 def _join(weights: list[Any]) -> Tensor:

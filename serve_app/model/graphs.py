@@ -23,6 +23,7 @@ class _Outputs(NamedTuple):
     tokens: Tensor  # int32 [n]
     codes: Tensor  # int16 [n, codebooks]
     pauses: Tensor  # float32 [n, heads]
+    probabilities: Tensor  # float32 [n]
 
 
 def step_widths(slots: int) -> list[int]:
@@ -48,13 +49,14 @@ class GraphedSteps:
             self._buffers((slots,), torch.int32)[0],
             self._buffers((slots, codec.codebooks), torch.int16)[0],
             self._buffers((slots, decoder.heads), torch.float32)[0],
+            self._buffers((slots,), torch.float32)[0],
         )
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, _Outputs]] = {}
 
     def step(
         self, slots: NDArray[np.int64], frames: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.float32]]:
-        """Tokens, codes and pause probabilities of one frame for each of `slots`; types as `SpeechModel.step`'s."""
+    ) -> tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.float32], NDArray[np.float32]]:
+        """One frame for each of `slots`: the columns of `StepResult`."""
         count = len(slots)
         width = next(width for width in self._widths if width >= count)
         self._fill(slots, frames, width)
@@ -69,8 +71,8 @@ class GraphedSteps:
             torch.cuda.current_stream().synchronize()
         self._codec.rings.count(slots, self._codec.positions_per_frame)
         self._decoder.rings.count(slots, 1)
-        tokens, codes, pauses = (result[:count].numpy().copy() for result in self._results)
-        return tokens, codes, pauses
+        tokens, codes, pauses, probabilities = (result[:count].numpy().copy() for result in self._results)
+        return tokens, codes, pauses, probabilities
 
     def hear(self, slots: NDArray[np.int64], frames: Tensor) -> None:
         """One of `frames` [n, FRAME_SAMPLES] for each of `slots`, through the codec alone and without a graph."""
@@ -118,5 +120,5 @@ class GraphedSteps:
         """A step of the first `width` rows of the buffers: tensors of fixed shapes, nothing read from the device."""
         index, *places = self._rows[:width].T.contiguous()
         codes = self._codec.step(StaticRows(index, *places[:2]), self._frames[:width])
-        tokens, pauses = self._decoder.step(StaticRows(index, *places[2:]), codes)
-        return _Outputs(tokens.to(torch.int32), codes.to(torch.int16), pauses)
+        tokens, pauses, probabilities = self._decoder.step(StaticRows(index, *places[2:]), codes)
+        return _Outputs(tokens.to(torch.int32), codes.to(torch.int16), pauses, probabilities)

@@ -27,6 +27,8 @@ class StepResult(NamedTuple):
     """Audio codes, int16 [n, codebooks]."""
     pauses: NDArray[np.float32]
     """Pause probabilities, float32 [n, heads]; [n, 0] where the checkpoint has no pause heads."""
+    probabilities: NDArray[np.float32]
+    """Probability of each token, float32 [n]."""
 
 
 class SpeechModel:
@@ -102,14 +104,17 @@ class SpeechModel:
         else:
             rows = Rows(ascending, self._device)
             codes = self._codec.step(rows, self._upload(frames))
-            tokens, pauses = self._decoder.step(rows, codes)
+            tokens, pauses, probabilities = self._decoder.step(rows, codes)
             result = StepResult(
-                tokens.to(torch.int32).cpu().numpy(), codes.to(torch.int16).cpu().numpy(), pauses.cpu().numpy()
+                tokens.to(torch.int32).cpu().numpy(),
+                codes.to(torch.int16).cpu().numpy(),
+                pauses.cpu().numpy(),
+                probabilities.cpu().numpy(),
             )
         if order is None:
             return result
         back = np.argsort(order)
-        return StepResult(result.tokens[back], result.codes[back], result.pauses[back])
+        return StepResult(result.tokens[back], result.codes[back], result.pauses[back], result.probabilities[back])
 
     def prefill(self, slots: Sequence[int], histories: Sequence[History]) -> Iterator[None]:
         """Re-create streams from their histories; yields between bounded pieces of work.
@@ -177,7 +182,8 @@ class SpeechModel:
 
     def _empty(self) -> StepResult:
         codes = np.zeros((0, self._info.codebooks), np.int16)
-        return StepResult(np.zeros(0, np.int32), codes, np.zeros((0, self._decoder.heads), np.float32))
+        pauses = np.zeros((0, self._decoder.heads), np.float32)
+        return StepResult(np.zeros(0, np.int32), codes, pauses, np.zeros(0, np.float32))
 
     def _ascending(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """The slots checked and in ascending order, and the order that made them so (None where they were)."""

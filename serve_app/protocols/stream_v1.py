@@ -2,9 +2,13 @@
 
 in, binary   PCM as ?format=&sample_rate=&channels= say (float32 little-endian, 24 kHz, mono) or Ogg/Opus, any pieces
 in, text     {"type": "flush"}, {"type": "end"}, EOS (also as bytes)
-out, text    ready, token, word (?words=true), pauses (?pauses=true), vad_end, status, flushed, done, ping, error
+out, text    ready, token, word (?words=true), pauses (?pauses=true), settled (?settled=true), vad_end, status, flushed,
+             done, ping, error
 
 ?words=true                 word messages, too
+?confidence=true            words with a `confidence`: the mean of the probabilities that the model gave their tokens
+?settled=true               for each frame (80 ms) {"type": "settled", "time": 1.2}: no word that follows ends before
+                            this. Without `seq`, as `pauses`
 ?pauses=true                for each frame (80 ms) how likely a pause of 0.5, 1, 2 and 3 s has begun:
                             {"type": "pauses", "time": 1.28, "probabilities": [0.9, 0.7, 0.4, 0.1]}, `time` being the
                             seconds of audio heard (it stands still at a flush, where silence is put in). They
@@ -17,6 +21,7 @@ out, text    ready, token, word (?words=true), pauses (?pauses=true), vad_end, s
 """
 
 import json
+import math
 from collections.abc import Iterable
 
 from starlette.datastructures import QueryParams
@@ -51,13 +56,15 @@ class StreamV1(Dialect):
     def __init__(self, query: QueryParams, longest_wait_s: float) -> None:
         """`query` is the connection's; see `check_request`. `longest_wait_s` limits its `wait_s`."""
         self._query = query
-        self._words = False
+        self._words = self._confidence = self._pauses = self._settled = False
         self._resumes = False
         self._longest_wait_s = longest_wait_s
 
     def check_request(self) -> Wishes:
         """Read the query."""
-        self._words = _flag(self._query, "words")
+        self._words, self._confidence, self._pauses, self._settled = (
+            _flag(self._query, name) for name in ("words", "confidence", "pauses", "settled")
+        )
         self._audio = AudioStream(parse_audio_format(self._query))
         token = self._query.get("resume")
         self._resumes = token is not None
@@ -67,7 +74,7 @@ class StreamV1(Dialect):
             wait_s=number(self._query, "wait_s", self._longest_wait_s),
             can_move=_flag(self._query, "resumable"),
             can_resume=True,
-            frames=_flag(self._query, "pauses"),
+            frames=self._pauses or self._settled,
             model=self._query.get("model"),
         )
 
@@ -87,12 +94,15 @@ class StreamV1(Dialect):
         match event:
             case Token(text=text):
                 yield _json("token", text=text, seq=number)
-            case Word(text=text, start_s=start, end_s=end):
+            case Word(text=text, start_s=start, end_s=end, confidence=confidence):
                 if self._words:
-                    yield _json("word", text=text, start=round(start, 3), end=round(end, 3), seq=number)
-            case Frame(heard_s=heard, pauses=pauses):
-                if pauses:
+                    sure = {"confidence": round(confidence, 4)} if self._confidence else {}
+                    yield _json("word", text=text, start=round(start, 3), end=round(end, 3), **sure, seq=number)
+            case Frame(heard_s=heard, pauses=pauses, settled_s=settled):
+                if pauses and self._pauses:
                     yield _json("pauses", time=round(heard, 3), probabilities=[round(pause, 4) for pause in pauses])
+                if self._settled:
+                    yield _json("settled", time=math.floor(settled * 1000) / 1000)
             case TurnEnd():
                 yield _json("vad_end", seq=number)
             case Status(state=state):

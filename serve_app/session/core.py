@@ -43,6 +43,8 @@ class Frame:
     """Probability of a pause of 0.5, 1, 2 and 3 s; empty where the checkpoint has no pause heads."""
     waiting_samples: int
     """Audio that the client has sent and the model has not heard yet."""
+    settled_s: float
+    """No word that follows ends before this, in seconds of the client's audio."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class SessionCore:
     def _frame(self, result: FrameResult) -> Frame:
         heard_s = self._timeline((result.frame + 1) / FRAMES_PER_SECOND)
         waiting = max(0, self.client_samples - round(heard_s * SAMPLE_RATE_HZ))
-        return Frame(result.frame - self._prefix_frames, heard_s, result.pauses, waiting)
+        return Frame(result.frame - self._prefix_frames, heard_s, result.pauses, waiting, self._transcript.settled_s)
 
     def _marks_due(self) -> list[Event]:
         events: list[Event] = []

@@ -1,8 +1,9 @@
 """Other services' names for some of our metrics, so that their dashboards show this one.
 
 moshi-server (`moshi-server/src/metrics.rs`): `asr_connect`, `asr_open_channels`, `asr_model_step_duration`,
-`asr_connection_num_steps`. The Kafka service of the seeds: `kyutai_stt_transcripts_produced_total` (here: sessions that
-were transcribed to their end), `kyutai_stt_processing_duration_seconds` (of a frame).
+`asr_connection_num_steps`. The Kafka service of the seeds: `kyutai_stt_audio_chunks_processed_total`,
+`kyutai_stt_transcripts_produced_total` and `kyutai_stt_processing_duration_seconds`, which are those of the Kafka
+bridge; without one the transcripts are sessions that were transcribed to their end, and the duration is a frame's.
 """
 
 import math
@@ -25,8 +26,7 @@ def aliases(families: Sequence[Metric]) -> Iterator[Metric]:
     # moshi-server's counter lacks the suffix that clients would add to one.
     yield _sums("asr_connect", "Number of connections to the asr.", "unknown", [*ended, *are_open], HANDLER)
     yield _sums("asr_open_channels", "Number of open channels (users currently connected).", "gauge", are_open, HANDLER)
-    done = [sample for sample in ended if sample.labels["outcome"] == "done"]
-    yield _sums("kyutai_stt_transcripts_produced_total", "Total transcripts generated.", "counter", done, {})
+    yield from _of_the_kafka_service(named, ended)
     if stage := named.get("stt_stage_seconds"):
         steps = [sample for sample in stage.samples if sample.labels["stage"] == "step"]
         yield _histogram("asr_model_step_duration", "ASR model step duration distribution.", steps)
@@ -37,8 +37,19 @@ def aliases(families: Sequence[Metric]) -> Iterator[Metric]:
             audio.samples,
             scale=FRAMES_PER_SECOND,
         )
-    if results := named.get("stt_result_seconds"):
-        yield _histogram("kyutai_stt_processing_duration_seconds", "Processing time histogram.", results.samples)
+
+
+def _of_the_kafka_service(named: Mapping[str, Metric], ended: Sequence[Sample]) -> Iterator[Metric]:
+    has_bridge = "stt_bridge_chunks" in named
+    if has_bridge:
+        chunks = named["stt_bridge_chunks"].samples
+        yield _sums("kyutai_stt_audio_chunks_processed_total", "Total chunks processed.", "counter", chunks, {})
+        done: Sequence[Sample] = named["stt_bridge_transcripts"].samples
+    else:
+        done = [sample for sample in ended if sample.labels["outcome"] == "done"]
+    yield _sums("kyutai_stt_transcripts_produced_total", "Total transcripts generated.", "counter", done, {})
+    if seconds := named.get("stt_bridge_processing_seconds" if has_bridge else "stt_result_seconds"):
+        yield _histogram("kyutai_stt_processing_duration_seconds", "Processing time histogram.", seconds.samples)
 
 
 _SESSIONS = ("stt_sessions", "stt_sessions_open")

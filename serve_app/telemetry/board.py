@@ -19,6 +19,7 @@ POST_SECONDS = 2.0
 
 INGRESS: Final = "ingress"
 ENGINE: Final = "engine"
+BRIDGE: Final = "bridge"
 
 EVENTS: tuple[Literal["started", "stopped", "lost"], ...] = ("started", "stopped", "lost")
 
@@ -27,7 +28,7 @@ class Source(NamedTuple):
     """Whose metrics they are."""
 
     deployment: str
-    """`INGRESS` or `ENGINE`."""
+    """`INGRESS`, `ENGINE` or `BRIDGE`."""
     replica: str
     model: str = ""
     """The one that an engine has."""
@@ -106,7 +107,7 @@ class Board:
     def _there(self) -> Metric:
         family = GaugeMetricFamily("stt_replicas", "Replicas that are there, by deployment.", labels=["deployment"])
         count = Counter(source.deployment for source in self._reports)
-        for deployment in (INGRESS, ENGINE):
+        for deployment in dict.fromkeys([INGRESS, ENGINE, *count]):
             family.add_metric([deployment], count[deployment])
         return family
 
@@ -116,7 +117,7 @@ class Board:
             "Replicas that came or went, by deployment and event: started, stopped (when told to), lost.",
             labels=["deployment", "event"],
         )
-        for deployment in (INGRESS, ENGINE):
+        for deployment in dict.fromkeys([INGRESS, ENGINE, *(deployment for deployment, _ in self._events)]):
             for event in EVENTS:
                 family.add_metric([deployment, event], self._events[deployment, event])
         return family

@@ -18,5 +18,8 @@ RESULTS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.4, 0.8
 SESSIONS = (0.16, 2.0, 10.0, 20.0, 40.0, 60.0, 90.0, 120.0, 180.0, 240.0, 360.0, 600.0, 1800.0, 3600.0)
 """Length of a session: up to 360 those of moshi-server, whose steps are 0.08 s."""
 
+CHUNKS = (0.1, 0.2, 0.4, 0.8, 1.2, 1.6, 2.4, 3.2, 4.8, 8.0, 16.0, 32.0, 64.0, 300.0)
+"""From a chunk of a device's audio to its transcript: the next chunk brings out the last words of the one before."""
+
 STREAMS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 """Not seconds: streams in one step."""

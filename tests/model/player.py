@@ -32,6 +32,7 @@ class Player:
         np.testing.assert_array_equal(result.codes, self.reference.codes[streams, frames], f"codes at {frames}")
         np.testing.assert_array_equal(result.tokens, self.reference.tokens[streams, frames], f"tokens at {frames}")
         np.testing.assert_allclose(result.pauses, self.reference.pauses[streams, frames], atol=1e-5)
+        assert ((result.probabilities > 0) & (result.probabilities <= 1)).all()
         for slot, stream, frame in zip(slots, streams, frames, strict=True):
             self.playing[slot] = (int(stream), int(frame) + 1)
 

@@ -11,10 +11,10 @@ from serve_app.model.rows import Rows
 from serve_app.speech import FRAME_SAMPLES, History
 
 
-def step(decoder: Decoder, slots: list[int], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def step(decoder: Decoder, slots: list[int], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with torch.inference_mode():
-        tokens, pauses = decoder.step(Rows(np.array(slots), CPU), torch.from_numpy(codes))
-    return tokens.numpy(), pauses.numpy()
+        tokens, pauses, probabilities = decoder.step(Rows(np.array(slots), CPU), torch.from_numpy(codes))
+    return tokens.numpy(), pauses.numpy(), probabilities.numpy()
 
 
 def history(next_frame: int, tokens: np.ndarray, codes: np.ndarray) -> History:
@@ -32,7 +32,7 @@ def test_rows_of_all_ages_in_one_batch_equal_moshi(case: Case) -> None:
         if not len(streams):
             continue
         frames = tick - 5 * streams
-        tokens, pauses = step(decoder, [slots[n] for n in streams], reference.codes[streams, frames])
+        tokens, pauses, _ = step(decoder, [slots[n] for n in streams], reference.codes[streams, frames])
         np.testing.assert_array_equal(tokens, reference.tokens[streams, frames])
         np.testing.assert_allclose(pauses, reference.pauses[streams, frames], atol=1e-5)
 
@@ -64,6 +64,7 @@ def test_a_history_of_any_length_equals_the_full_sequence(tiny: Case, frames: in
         pauses = torch.stack([head(out)[0, -1].softmax(-1)[0] for head in lm.extra_heads])
     assert int(got[0][0]) == int(logits[0, 0, -1].argmax())
     np.testing.assert_allclose(got[1][0], pauses.numpy(), atol=1e-5)
+    assert got[2][0] == pytest.approx(float(logits[0, 0, -1].softmax(-1).max()), abs=1e-5)
 
 
 def test_a_prefill_touches_no_other_slot(tiny: Case) -> None:
@@ -73,7 +74,7 @@ def test_a_prefill_touches_no_other_slot(tiny: Case) -> None:
         step(decoder, [0, 2], reference.codes[:2, frame])
     list(decoder.prefill(1, history(20, reference.tokens[2, :20], reference.codes[2, :20])))
     for frame in range(20, 40):
-        tokens, _ = step(decoder, [0, 1, 2], reference.codes[[0, 2, 1], frame])
+        tokens, _, _ = step(decoder, [0, 1, 2], reference.codes[[0, 2, 1], frame])
         np.testing.assert_array_equal(tokens, reference.tokens[[0, 2, 1], frame])
 
 

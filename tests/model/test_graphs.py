@@ -66,7 +66,7 @@ def step(decoder: Decoder, slots: list[int], codes: np.ndarray) -> tuple[np.ndar
     index = np.array(slots)
     rows = StaticRows(*torch.from_numpy(np.stack([index, *decoder.rings.places(index)])).to(DEVICE))
     with torch.inference_mode():
-        tokens, pauses = decoder.step(rows, torch.from_numpy(codes).to(DEVICE))
+        tokens, pauses, _ = decoder.step(rows, torch.from_numpy(codes).to(DEVICE))
     decoder.rings.count(index, 1)
     return tokens.cpu().numpy(), pauses.cpu().numpy()
 

@@ -35,7 +35,8 @@ STT = str(Path(sys.executable).with_name("stt"))
 class RunningService:
     """A service in processes of its own, and what it printed."""
 
-    def __init__(self, config: Path, log: Path) -> None:
+    def __init__(self, config: Path, log: Path, key: str = "") -> None:
+        self.key = key
         self.port = free_port()
         self.log = log
         self.base = f"http://127.0.0.1:{self.port}"
@@ -70,7 +71,8 @@ class RunningService:
         pytest.fail(f"the service did not become ready:\n{self.log.read_text()[-4_000:]}")
 
     def status(self) -> dict:
-        return httpx.get(f"{self.base}/status", timeout=10).json()
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        return httpx.get(f"{self.base}/status", headers=headers, timeout=10).raise_for_status().json()
 
     def slots_used(self) -> int:
         return int(sum(load["slots_used"] for load in self.status()["engines"].values()))
@@ -113,9 +115,9 @@ def write_config(folder: Path, **args) -> Path:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, engines: int = ENGINES, **args) -> Iterator[RunningService]:
-    """A service of its own with these `args`; nothing may outlive it."""
-    running = RunningService(write_config(folder, **args), folder / "log.txt")
+def running_service(folder: Path, engines: int = ENGINES, key: str = "", **args) -> Iterator[RunningService]:
+    """A service of its own with these `args`, of which `key` opens it; nothing may outlive it."""
+    running = RunningService(write_config(folder, **args), folder / "log.txt", key)
     try:
         running.wait_until_ready(engines)
         yield running

@@ -30,6 +30,7 @@ KEY = "a key as long as a key should be"
 def wide_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     with running_service(
         tmp_path_factory.mktemp("wide"),
+        key=KEY,
         auth={"keys": [{"name": "ann", "sha256": key_digest(KEY.encode())}], "metrics": "open"},
         engine={
             "slots": SLOTS_PER_ENGINE,
@@ -137,7 +138,7 @@ async def test_a_service_without_its_engines_is_not_ready_until_it_has_another_o
             await asyncio.sleep(0.1)
     status, report, errors = await asyncio.to_thread(smoke, wide_service, key=KEY)
     assert (status, report["checks"]) == (1, [])
-    assert errors == f"stt: {wide_service.base} is not ready: no engine has loaded its model yet\n"
+    assert errors == f"stt: {wide_service.base} is not ready: no engine has loaded its model yet: demo\n"
     await asyncio.to_thread(wide_service.wait_until_ready)
     stream = client.transcribe(wide_service.url, clip.samples, rtf=0.0, words=True, api_key=KEY)
     assert [arrival.event.text async for arrival in stream if isinstance(arrival.event, client.Word)] == clip.words

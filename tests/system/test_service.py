@@ -141,7 +141,7 @@ async def test_one_that_vanishes_and_one_that_says_nothing_free_their_slots(serv
 async def test_metrics_tell_of_sessions_and_engines(service, clip):
     await transcribe(service, clip)
     metrics = (await asyncio.to_thread(httpx.get, f"{service.base}/metrics")).text
-    assert 'dialect="stream",outcome="done"' in metrics
+    assert 'dialect="stream",model="demo",outcome="done"' in metrics
     assert metrics.count("\nstt_engine_slots{") == ENGINES, "also of an engine that nobody is connected to"
     assert "stt_first_token_seconds_bucket" in metrics
 

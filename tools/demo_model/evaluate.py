@@ -88,8 +88,9 @@ def listen(checkpoint: Checkpoint, streams: Sequence[Stream], name: str) -> list
             for frame in range(len(frames[0])):
                 rows = np.flatnonzero([frame < len(one) for one in frames])
                 result = model.step(rows, np.stack([frames[row][frame] for row in rows]))
-                for row, token, codes, pauses in zip(rows, *result, strict=True):
-                    got = FrameResult(frame, int(token), tuple(map(float, pauses)), codes)
+                for place, row in enumerate(rows):
+                    pauses = result.pauses[place]
+                    got = FrameResult(frame, int(result.tokens[place]), tuple(map(float, pauses)), result.codes[place])
                     _note(made[row], frame, transcripts[row].add(got))
                     made[row].pauses[frame] = pauses
             for index, transcript, one in zip(chosen, transcripts, made, strict=True):

@@ -1,4 +1,4 @@
-"""Several Ray nodes on this machine, three of them killed one after the other while sessions speak."""
+"""The scenarios of the chaos program that take minutes: nodes that die, ingress replicas that come and go."""
 
 import json
 import subprocess
@@ -12,9 +12,17 @@ NOTHING_LOST = ("sessions_lost", "words_lost", "words_doubled", "words_changed",
 
 
 @pytest.mark.timeout(1800)
-def test_a_node_with_an_engine_an_ingress_or_a_vault_may_die_and_costs_no_word():
+@pytest.mark.parametrize(
+    ("scenario", "seconds"),
+    [
+        pytest.param("node-kill", "120", id="a node with an engine, an ingress or a vault dies"),
+        pytest.param("scale-ingress", "40", id="ingress replicas follow a crowd"),
+    ],
+)
+def test_it_costs_no_word(scenario, seconds):
     done = subprocess.run(
-        [sys.executable, "-m", "loadtest.chaos", "--scenario", "node-kill", "--sessions", "4", "--json"],
+        [sys.executable, "-m", "loadtest.chaos", "--scenario", scenario, "--sessions", "3",
+         "--seconds", seconds, "--json"],
         cwd=PROJECT, capture_output=True, text=True, timeout=1780, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr

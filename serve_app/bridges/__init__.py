@@ -1,0 +1,1 @@
+"""Bridges between the service and systems that are no clients of it: Kafka."""

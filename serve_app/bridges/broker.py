@@ -1,0 +1,307 @@
+"""The brokers: a consumer of the input topic, and a producer whose transactions carry answers and positions together.
+
+librdkafka's calls block, so all of them run in one thread of their own, and so do its callbacks when partitions come
+and go. A position may only be committed while the partition is ours, so the callbacks commit what is ready before they
+let go.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from serve_app.bridges.settings import KafkaSettings
+from serve_app.bridges.worker import CallStuck, Worker
+from serve_app.telemetry import get_logger
+
+_log = get_logger(__name__)
+
+POLL_SECONDS = 0.05
+"""How long to wait for messages at once; answers that are ready meanwhile wait as long."""
+
+MESSAGES_AT_ONCE = 32
+
+CALL_SECONDS = 10.0
+"""How long a call to the brokers may take before it is made again."""
+
+PATIENCE_SECONDS = 15.0
+"""How long calls are made again before everything begins anew."""
+
+STUCK_SECONDS = 120.0
+"""More than any call takes. One in librdkafka's transactions may never return when the brokers were away for long."""
+
+SESSION_SECONDS = 10.0
+"""A replica of which the brokers have not heard for so long has lost its partitions."""
+
+LARGEST_ANSWER_BYTES = 2**30
+"""More than any message: an answer over librdkafka's own limit would be refused again and again."""
+
+TELL_SECONDS = 5.0
+"""How long the event loop may take to say what is ready, when partitions are given back."""
+
+
+class BrokerFailed(Exception):
+    """This consumer and this producer are of no use any more; new ones may be."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A message to produce."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass
+class Batch:
+    """What one transaction carries."""
+
+    records: list[Record] = field(default_factory=list)
+    positions: dict[int, tuple[int, str]] = field(default_factory=dict)
+    """By partition: its position, and the text with it."""
+    answers: dict[int, int] = field(default_factory=dict)
+    """By partition: how many of the records are its own."""
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A partition that is ours from now on."""
+
+    partition: int
+    position: int
+    """What was committed last; its first offset where nothing was."""
+    metadata: str | None
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """Partitions that are ours no more."""
+
+    partitions: tuple[int, ...]
+
+
+class Broker:
+    """See the module's docstring. Its methods run in one event loop."""
+
+    def __init__(self, settings: KafkaSettings, last_words: Callable[[Sequence[int]], Batch]) -> None:
+        """`last_words` is called in the event loop when partitions are given back: what is still to be committed.
+
+        Raises BrokerFailed for properties that librdkafka does not take.
+        """
+        self._settings = settings
+        self._last_words = last_words
+        self._loop = asyncio.get_running_loop()
+        self._thread = Worker("kafka")
+        self._news: list[Assigned | Revoked] = []
+        try:
+            self._consumer, self._producer = self._clients()
+        except KafkaException as error:
+            raise BrokerFailed(str(error.args[0])) from error
+
+    def _clients(self) -> tuple[Consumer, Producer]:
+        settings, common = self._settings, self._settings.client_properties
+        consumer = Consumer(
+            {
+                "session.timeout.ms": round(1000 * SESSION_SECONDS),
+                "receive.message.max.bytes": LARGEST_ANSWER_BYTES,
+                "queued.max.messages.kbytes": 16 * 1024,
+                "fetch.max.bytes": 8 * 2**20,
+                "message.max.bytes": 2**20,
+                **common,
+                "group.id": settings.group_id,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "partition.assignment.strategy": "cooperative-sticky",
+            }
+        )
+        producer = Producer(
+            {
+                "transaction.timeout.ms": round(1000 * settings.transaction_timeout_seconds),
+                "linger.ms": 0,
+                **common,
+                # Of its own for each life: a partition's owner is told apart by its place in the consumer group.
+                "transactional.id": f"{settings.transactional_id_prefix}-{secrets.token_hex(8)}",
+            }
+        )
+        return consumer, producer
+
+    async def start(self) -> None:
+        """Reach the brokers and join the group. Raises BrokerFailed."""
+        await self._in_thread(self._start)
+
+    async def poll(
+        self, pause: Iterable[int] = (), resume: Iterable[int] = ()
+    ) -> tuple[list[Assigned | Revoked], list[Message]]:
+        """Partitions that have come and gone, and then messages, waited for a moment; first pause or resume some.
+
+        Raises BrokerFailed.
+        """
+        return await self._in_thread(self._poll, list(pause), list(resume))
+
+    async def commit(self, batch: Batch) -> bool:
+        """Carry everything over in one transaction, or nothing: then it may be tried again. Raises BrokerFailed."""
+        return await self._in_thread(self._commit, batch)
+
+    async def lag(self, positions: Mapping[int, int]) -> int:
+        """Messages on our partitions behind these positions, as far as is known."""
+        return await self._in_thread(self._lag, dict(positions))
+
+    async def close(self) -> None:
+        """Give all partitions back, with a last transaction, and go."""
+        try:
+            await self._in_thread(self._consumer.close)
+        except BrokerFailed as error:
+            _log.warning("the group could not be left", reason=str(error))
+        finally:
+            self._thread.close()
+
+    async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await self._thread.run(call, *arguments, timeout_s=STUCK_SECONDS)
+        except KafkaException as error:
+            raise BrokerFailed(str(error.args[0])) from error
+        except CallStuck as error:
+            # It is the producer that is stuck, and its thread with it; the consumer can still leave the group.
+            self._thread.close()
+            self._thread = Worker("kafka")
+            raise BrokerFailed(str(error)) from error
+
+    # ------------------------------------------------------------------ in the thread
+
+    def _start(self) -> None:
+        self._make_topics()
+        self._producer.init_transactions(CALL_SECONDS)
+        self._consumer.subscribe(
+            [self._settings.input_topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def _make_topics(self) -> None:
+        """Make the topics that are missing: without one for dead letters a single one would stop everything."""
+        settings = self._settings
+        admin = AdminClient(settings.client_properties)
+        there = admin.list_topics(timeout=CALL_SECONDS).topics
+        source = there.get(settings.input_topic)
+        partitions = len(source.partitions) if source and source.partitions else -1
+        for name in (settings.input_topic, settings.output_topic, settings.dead_letter_topic):
+            # Brokers may be so kind as to make a topic when it is asked for.
+            if name in there or admin.list_topics(name, timeout=CALL_SECONDS).topics[name].error is None:
+                continue
+            try:
+                admin.create_topics([NewTopic(name, partitions)])[name].result(CALL_SECONDS)
+                _log.info("topic made", topic=name)
+            except (KafkaException, TimeoutError) as error:
+                _log.warning("topic could not be made", topic=name, reason=repr(error))
+
+    def _poll(self, pause: list[int], resume: list[int]) -> tuple[list[Assigned | Revoked], list[Message]]:
+        if pause:
+            self._consumer.pause(self._places(pause))
+        if resume:
+            self._consumer.resume(self._places(resume))
+        messages = []
+        for message in self._consumer.consume(MESSAGES_AT_ONCE, POLL_SECONDS):
+            if (error := message.error()) is None:
+                messages.append(message)
+            elif error.fatal():
+                raise KafkaException(error)
+            else:
+                _log.warning("the brokers report an error", reason=str(error))
+        news, self._news = self._news, []
+        return news, messages
+
+    def _places(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        return [TopicPartition(self._settings.input_topic, partition) for partition in partitions]
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Read from before the committed position on: what was said there tells about what follows."""
+        places = []
+        # The brokers do not tell positions while a transaction is open, be it that of a replica that has died.
+        timeout_s = self._settings.transaction_timeout_seconds + CALL_SECONDS
+        for place in consumer.committed(partitions, timeout=timeout_s) if partitions else []:
+            if place.error:
+                raise KafkaException(place.error)
+            low, high = consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
+            position = place.offset if place.offset >= 0 else low
+            self._news.append(Assigned(place.partition, position, place.metadata))
+            start = min(max(low, position - self._settings.history_messages), high)
+            places.append(TopicPartition(place.topic, place.partition, start))
+        consumer.incremental_assign(places)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        mine = tuple(place.partition for place in partitions)
+        asked = asyncio.run_coroutine_threadsafe(self._ask(mine), self._loop)
+        try:
+            self._commit(asked.result(TELL_SECONDS))
+        except (KafkaException, TimeoutError) as error:  # the next owner does it again
+            _log.warning("the last answers were not committed", reason=str(error))
+        self._news.append(Revoked(mine))
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._news.append(Revoked(tuple(place.partition for place in partitions)))
+
+    async def _ask(self, partitions: Sequence[int]) -> Batch:
+        return self._last_words(partitions)
+
+    def _commit(self, batch: Batch) -> bool:
+        if not batch.positions:
+            return True
+        try:
+            self._producer.begin_transaction()
+            for record in batch.records:
+                self._produce(record)
+            positions = [
+                TopicPartition(self._settings.input_topic, partition, position, metadata=metadata)
+                for partition, (position, metadata) in batch.positions.items()
+            ]
+            group = self._consumer.consumer_group_metadata()
+            _again(lambda: self._producer.send_offsets_to_transaction(positions, group, CALL_SECONDS))
+            _again(lambda: self._producer.commit_transaction(CALL_SECONDS))
+        except KafkaException as failure:
+            error: KafkaError = failure.args[0]
+            if not error.txn_requires_abort():
+                raise
+            _log.warning("transaction aborted", reason=str(error))
+            _again(lambda: self._producer.abort_transaction(CALL_SECONDS))
+            return False
+        return True
+
+    def _produce(self, record: Record) -> None:
+        """Hand a message over, waiting where librdkafka's queue is full."""
+        while True:
+            try:
+                self._producer.produce(record.topic, value=record.value, key=record.key, headers=list(record.headers))
+                return
+            except BufferError:
+                self._producer.poll(0.1)
+
+    def _lag(self, positions: dict[int, int]) -> int:
+        lag = 0
+        for place in self._places(positions):
+            _, high = self._consumer.get_watermark_offsets(place, cached=True)
+            lag += max(0, high - positions[place.partition])
+        return lag
+
+
+def _again(call: Callable[[], None]) -> None:
+    """Make a call until it is through, or fails for a reason that does not pass."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            call()
+            return
+        except KafkaException as failure:
+            if not failure.args[0].retriable() or time.monotonic() > deadline:
+                raise
+            _log.warning("the brokers are asked again", reason=str(failure.args[0]))
+            time.sleep(0.1)

@@ -1,0 +1,130 @@
+"""Sessions of devices with servers that follow a script; tests/test_bridge.py has the real service."""
+
+import asyncio
+import json
+
+from websockets.asyncio.server import ServerConnection
+
+from serve_app.bridges.transcriber import MOST_TRIES, Live, Transcriber, Turns
+from tests.test_bridge_device import piece
+from tests.test_client import DONE, READY, peer, say, until_end
+
+
+class Told:
+    """What became of the pieces."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, list[str]]] = []
+        self.refusals: list[tuple[int, str]] = []
+
+    def answered(self, answer) -> None:
+        self.answers.append((answer.piece.offset, [word.text for word in answer.words]))
+
+    def refused(self, one, reason: str) -> None:
+        self.refusals.append((one.offset, reason))
+
+
+def ended(pieces: int) -> Live:
+    """A session of pieces of a second that has ended."""
+    live = Live(30.0)
+    for number in range(pieces):
+        live.session.add(piece(number, 1.0, 24_000))
+    live.session.end()
+    live.changed.set()
+    return live
+
+
+async def test_turns_are_taken_in_order_and_given_back():
+    turns, order = Turns(1), []
+
+    async def work(name: str) -> None:
+        async with turns.take():
+            order.append(name)
+            await asyncio.sleep(0)
+
+    async with turns.take():
+        workers = [asyncio.create_task(work(name)) for name in "abc"]
+        await asyncio.sleep(0)
+        assert turns.are_asked_for
+        workers[1].cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+    assert order == ["a", "c"]
+    assert not turns.are_asked_for
+
+
+async def test_pieces_are_answered_while_the_session_goes_on():
+    async def script(connection: ServerConnection) -> None:
+        await say(connection, READY)
+        await connection.recv()
+        await say(connection, {"type": "word", "text": "one", "start": 0.2, "end": 0.6, "confidence": 0.5, "seq": 1})
+        await say(connection, {"type": "settled", "time": 1.2})
+        await until_end(connection)
+        await say(connection, {"type": "word", "text": "two", "start": 1.2, "end": 1.9, "confidence": 0.5, "seq": 2})
+        await say(connection, DONE)
+
+    live, told = Live(30.0), Told()
+    live.session.add(piece(0, 1.0, 24_000))
+    async with peer(script) as address, asyncio.timeout(30):
+        transcriber = Transcriber(address, None, 1)
+        running = asyncio.create_task(transcriber.transcribe(live, told.answered, told.refused))
+        live.changed.set()
+        while not told.answers:
+            await asyncio.sleep(0.01)
+        assert told.answers == [(0, ["one"])]
+        live.session.add(piece(1, 1.0, 24_000))
+        live.session.end()
+        live.changed.set()
+        await running
+    assert told.answers == [(0, ["one"]), (1, ["two"])]
+    assert (transcriber.model, transcriber.is_well, transcriber.sessions) == ("demo", True, 0)
+
+
+async def test_a_piece_on_which_the_service_fails_is_given_up_and_the_next_ones_are_heard():
+    heard = []
+
+    async def script(connection: ServerConnection) -> None:
+        await say(connection, READY)
+        heard.append(len(await until_end(connection)))
+        if heard[-1] > 24_000:
+            await say(connection, {"type": "error", "code": "step_failed", "message": "the model failed"})
+        else:
+            await say(connection, DONE)
+
+    told = Told()
+    async with peer(script) as address, asyncio.timeout(60):
+        await Transcriber(address, None, 1).transcribe(ended(2), told.answered, told.refused)
+    assert heard == [48_000] * MOST_TRIES + [24_000]
+    assert told.answers == [(1, [])]
+    [(offset, reason)] = told.refusals
+    assert offset == 0
+    assert "the model failed (step_failed)" in reason
+
+
+async def test_a_full_service_and_none_at_all_are_waited_for():
+    tries = 0
+
+    async def script(connection: ServerConnection) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= MOST_TRIES + 1:
+            full = {"type": "error", "code": "at_capacity", "message": "full", "retry_after_s": 0.1}
+            await connection.send(json.dumps(full))
+            return
+        await say(connection, READY)
+        await until_end(connection)
+        await say(connection, DONE)
+
+    told = Told()
+    async with peer(script) as address:
+        port = address
+    transcriber = Transcriber(port, None, 1)
+    running = asyncio.create_task(transcriber.transcribe(ended(1), told.answered, told.refused))
+    async with asyncio.timeout(30):
+        while transcriber.is_well:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    async with peer(script) as address, asyncio.timeout(60):
+        await Transcriber(address, None, 1).transcribe(ended(1), told.answered, told.refused)
+    assert told.answers == [(0, [])]
+    assert told.refusals == []
