@@ -6,7 +6,7 @@ node. A cluster of a single node has one.
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -87,10 +87,19 @@ def _node_of(name: str) -> str | None:
 
 
 def _other_node(taken: str | None, *, needed: bool = False) -> str | None:
-    """A node that is not this one; None for any. Raises NoPlace where one is needed and there is none."""
-    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != taken]
-    if taken and others:
-        return str(random.choice(others))
-    if needed:
+    return place_vault(ray.nodes(), taken, needed=needed)
+
+
+def place_vault(nodes: Sequence[Mapping[str, Any]], taken: str | None, *, needed: bool) -> str | None:
+    """The id of a node that is not `taken`, without GPUs if there is such a one; None for any. `nodes` are Ray's.
+
+    A vault on a machine with GPUs would keep the autoscaler from stopping it when nobody speaks. Raises NoPlace where a
+    node beside `taken` is needed and there is none.
+    """
+    alive = {node["NodeID"]: node for node in nodes if node["Alive"]}
+    others = [name for name in alive if name != taken]
+    if needed and not (taken and others):
         raise NoPlace("a second vault needs a first one, and a second node")
-    return None
+    plain = [name for name in others if not alive[name]["Resources"].get("GPU")]
+    is_any = not taken and len(plain) in (0, len(alive))
+    return None if is_any or not others else str(random.choice(plain or others))
