@@ -1,4 +1,4 @@
-"""Where the vaults are put. Real ones on real nodes: tests/long/test_chaos.py, vaults of a single node: tests/system."""
+"""Where the vaults are put. Real ones on real nodes: tests/long/test_chaos.py; on a single node: tests/system."""
 
 import pytest
 
