@@ -3,8 +3,7 @@ import math
 import threading
 import time
 
-from serve_app.ingress import replicas as replicas_module
-from serve_app.ingress.replicas import EngineReplicas
+from serve_app.ingress.replicas import AVOID_SECONDS, FRESH_SECONDS, EngineReplicas
 
 
 async def test_stopped_replicas_are_told_of_in_the_subscribers_loop():
@@ -19,28 +18,61 @@ async def test_stopped_replicas_are_told_of_in_the_subscribers_loop():
     assert told.empty()
 
 
-def test_a_refusal_counts_for_a_moment(monkeypatch):
-    replicas = EngineReplicas()
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_refusal_counts_for_a_moment():
+    clock = Clock()
+    replicas = EngineReplicas(clock)
     replicas.update({"a", "b"})
     replicas.note_refusal("a")
-    assert replicas.has_refused("a")
-    assert not replicas.has_refused("b")
+    assert replicas.is_avoided("a")
+    assert not replicas.is_avoided("b")
     assert not replicas.have_all_refused()
     replicas.note_refusal("b")
     assert replicas.have_all_refused()
-    assert not replicas.have_all_refused(within_s=0.0)
-    monkeypatch.setattr(replicas_module, "AVOID_SECONDS", 0.0)
-    assert not replicas.has_refused("a")
+    assert replicas.are_full(0.3)
+    clock.now += 0.4
+    assert not replicas.are_full(0.3)
+    assert replicas.have_all_refused()
+    clock.now += FRESH_SECONDS
+    assert not replicas.have_all_refused()
+    assert replicas.is_avoided("a")
+    clock.now += AVOID_SECONDS
+    assert not replicas.is_avoided("a")
     assert not EngineReplicas().have_all_refused()
 
 
-def test_a_slot_given_back_makes_refusals_void():
+def test_after_a_slot_was_given_back_they_are_full_only_when_all_have_refused_again():
+    clock = Clock()
+    replicas = EngineReplicas(clock)
+    replicas.update({"a", "b"})
+    for name in ("a", "b"):
+        replicas.note_refusal(name)
+    clock.now += 0.1
+    replicas.note_room("a")
+    assert not replicas.is_avoided("a")
+    assert replicas.is_avoided("b")
+    clock.now += 0.1
+    replicas.note_refusal("a")  # somebody else was there first
+    assert replicas.have_all_refused()
+    assert not replicas.are_full(1.0)
+    replicas.note_refusal("b")
+    assert replicas.are_full(1.0)
+
+
+def test_a_lost_replica_is_avoided_but_not_full():
     replicas = EngineReplicas()
     replicas.update({"a"})
-    replicas.note_refusal("a")
-    replicas.note_room()
-    assert not replicas.has_refused("a")
+    replicas.note_lost("a")
+    assert replicas.is_avoided("a")
     assert not replicas.have_all_refused()
+    assert not replicas.are_full(60.0)
 
 
 def test_how_many_there_are_and_when_the_latest_came():

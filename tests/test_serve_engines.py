@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
+import numpy as np
 import pytest
 
 from serve_app.errors import AtCapacity
 from serve_app.ingress import serve_engines
+from serve_app.ingress.placement import Placement
 from serve_app.ingress.replicas import EngineReplicas
 from serve_app.ingress.serve_engines import ServeEngines
-from serve_app.link.messages import Refusal
+from serve_app.link.messages import Grant, Refusal
 from serve_app.settings import AutoscalingSettings, LinkSettings
 
 ADMISSION_S = 0.05
@@ -41,6 +43,27 @@ class Handle:
 
     def cancel(self) -> None:
         pass
+
+
+class Offering(Handle):
+    """Serve's handle of replicas that are offered oldest first; only the newest has room."""
+
+    def __init__(self, names: list[str], replicas: EngineReplicas) -> None:
+        super().__init__()
+        self._names = names
+        self._replicas = replicas
+        self._placement = Placement()
+        self._placement.update(names)
+        self.asked: list[str] = []
+
+    def remote(self, *_: object) -> "Offering":
+        self.asked.append(self._placement.ranks(self._names, self._replicas.is_avoided)[0][0])
+        return self
+
+    async def __anext__(self) -> Refusal | Grant:
+        if self.asked[-1] == self._names[-1]:
+            return Grant(self.asked[-1], "127.0.0.1", 1, 1, b"")
+        return Refusal(self.asked[-1], "every slot is taken")
 
 
 class Nobody:
@@ -79,6 +102,22 @@ async def test_really_full_is_said_at_once(replicas):
     await search(Handle(), most=None)
 
 
+@pytest.mark.parametrize("most", [None, 20])
+@pytest.mark.parametrize("history", [None, np.zeros(0)])
+async def test_all_full_engines_are_passed_to_reach_the_one_with_room(replicas, monkeypatch, most, history):
+    names = [f"engine-{number}" for number in range(13)]
+    replicas.update(set(names))
+    handle = Offering(names, replicas)
+    engines = ServeEngines(handle, LinkSettings(), 60.0, AutoscalingSettings(max_replicas=most) if most else None)
+
+    async def attach(grant: Grant, *_: object) -> str:
+        return grant.replica
+
+    monkeypatch.setattr(engines, "_attach", attach)
+    assert await engines.open("id", Nobody(), history) == names[-1]
+    assert handle.asked == names
+
+
 async def test_it_is_full_when_all_have_refused_until_a_slot_is_given_back_or_more_may_come(replicas):
     replicas.update({"a", "b"})
     engines = ServeEngines(Handle(), LinkSettings(), ADMISSION_S)
@@ -88,7 +127,7 @@ async def test_it_is_full_when_all_have_refused_until_a_slot_is_given_back_or_mo
     replicas.note_refusal("b")
     assert engines.is_full
     assert not growing.is_full
-    replicas.note_room()
+    replicas.note_room("a")
     assert not engines.is_full
 
 

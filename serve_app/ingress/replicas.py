@@ -10,18 +10,25 @@ import threading
 import time
 from collections.abc import Callable
 
-AVOID_SECONDS = 1.0
-"""How long a replica that refused a session is only a last resort for the next ones."""
+AVOID_SECONDS = 3.0
+"""How long a replica that refused a session is only a last resort for the next ones: long enough to ask all others."""
+
+FRESH_SECONDS = 1.0
+"""How long a refusal says that a replica has no room."""
 
 
 class EngineReplicas:
     """The replicas of one engine deployment that Serve routes to. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` tells seconds that only rise."""
+        self._clock = clock
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self._grown_at = -math.inf
-        self._refused_at: dict[str, float] = {}
+        self._avoided_at: dict[str, float] = {}  # when it refused, or was lost
+        self._full_at: dict[str, float] = {}  # when it refused
+        self._room_at = -math.inf  # when a slot was given back, on whichever of them
         self._tell_stopped: Callable[[set[str]], None] | None = None
 
     def subscribe(self, on_stopped: Callable[[set[str]], None]) -> None:
@@ -39,10 +46,11 @@ class EngineReplicas:
         with self._lock:
             stopped = self._names - names
             if names - self._names:
-                self._grown_at = time.monotonic()
+                self._grown_at = self._clock()
             self._names = set(names)
             for name in stopped:
-                self._refused_at.pop(name, None)
+                self._avoided_at.pop(name, None)
+                self._full_at.pop(name, None)
             tell = self._tell_stopped
         if stopped and tell:
             tell(stopped)
@@ -61,26 +69,36 @@ class EngineReplicas:
     def note_refusal(self, name: str) -> None:
         """The replica has no room."""
         with self._lock:
-            self._refused_at[name] = time.monotonic()
+            self._avoided_at[name] = self._full_at[name] = self._clock()
 
-    def note_room(self) -> None:
-        """A slot has been given back: what the replicas said before counts no more."""
+    def note_lost(self, name: str) -> None:
+        """The replica does not answer any more, though Serve may still offer it."""
         with self._lock:
-            self._refused_at.clear()
+            self._avoided_at[name] = self._clock()
 
-    def has_refused(self, name: str) -> bool:
-        """Whether the replica had no room a moment ago."""
+    def note_room(self, name: str) -> None:
+        """The replica has been given a slot back."""
         with self._lock:
-            return self._has_refused(name, AVOID_SECONDS)
+            self._avoided_at.pop(name, None)
+            self._full_at.pop(name, None)
+            self._room_at = self._clock()
 
-    def have_all_refused(self, within_s: float = AVOID_SECONDS) -> bool:
+    def is_avoided(self, name: str) -> bool:
+        """Whether the replica had no room a moment ago, or was lost."""
+        with self._lock:
+            return self._clock() - self._avoided_at.get(name, -math.inf) < AVOID_SECONDS
+
+    def have_all_refused(self) -> bool:
         """Whether no replica had room a moment ago."""
         with self._lock:
-            return bool(self._names) and all(self._has_refused(name, within_s) for name in self._names)
+            since = self._clock() - FRESH_SECONDS
+            return bool(self._names) and all(self._full_at.get(name, -math.inf) > since for name in self._names)
 
-    def _has_refused(self, name: str, within_s: float) -> bool:
-        refused_at = self._refused_at.get(name)
-        return refused_at is not None and time.monotonic() - refused_at < within_s
+    def are_full(self, within_s: float) -> bool:
+        """Whether each replica has refused somebody so lately, and after any slot was given back."""
+        with self._lock:
+            since = max(self._clock() - within_s, self._room_at)
+            return bool(self._names) and all(self._full_at.get(name, -math.inf) > since for name in self._names)
 
 
 _BY_DEPLOYMENT: dict[str, EngineReplicas] = {}

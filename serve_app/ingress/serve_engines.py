@@ -25,7 +25,7 @@ from serve_app.telemetry import get_logger
 _log = get_logger(__name__)
 
 RETRY_SECONDS = 0.1
-"""Mean time between two tries to get a lease; it grows with the tries while engines are being started."""
+"""Mean time between two rounds of asking engines for a lease; it grows while engines are being started."""
 
 MOST_RETRY_SECONDS = 1.0
 """How far it grows."""
@@ -114,7 +114,7 @@ class ServeEngines:
     @property
     def is_full(self) -> bool:
         """Whether every engine has refused a moment ago, and no session here has given its slot back since."""
-        return not self.can_grow and self._replicas.have_all_refused(KNOWN_FULL_SECONDS)
+        return not self.can_grow and self._replicas.are_full(KNOWN_FULL_SECONDS)
 
     def loads(self) -> Mapping[str, dict[str, float]]:
         """The latest load report of each connected engine replica, by replica name."""
@@ -131,9 +131,9 @@ class ServeEngines:
         timeout_s = MOVE_SECONDS if history is not None else self._admission_timeout_seconds
         search = _Search(asyncio.get_running_loop().time(), timeout_s, patient)
         reason: object = "no engine answered"
-        tries = 0
+        rounds = 0
+        asked: set[str] = set()  # in this round
         while True:
-            tries += 1
             lease = self._handle.open_session.remote(session_id, history)
             try:
                 grant = await self._first_item(lease, search)
@@ -148,7 +148,13 @@ class ServeEngines:
                 is_full = now > self._hopes_until(search) and self._replicas.have_all_refused()
                 if is_full and not self._waits_for_engines(search):
                     raise AtCapacity(f"{reason}; waited {now - search.started_at:.1f} s")
-                await self._pause(tries, search)
+                # Oldest first, the one with room may be the last: all are asked before the first is asked again.
+                if grant.replica in asked or self._replicas.have_all_refused():
+                    rounds += 1
+                    asked.clear()
+                    await self._pause(rounds, search)
+                else:
+                    asked.add(grant.replica)
             except TimeoutError:
                 waited_s = asyncio.get_running_loop().time() - search.started_at
                 raise AtCapacity(f"{reason}; waited {waited_s:.1f} s") from None
@@ -195,14 +201,14 @@ class ServeEngines:
         finally:
             item.cancel()
 
-    async def _pause(self, tries: int, search: _Search) -> None:
-        """Wait before the next try. Raises TimeoutError.
+    async def _pause(self, rounds: int, search: _Search) -> None:
+        """Wait before all are asked again. Raises TimeoutError.
 
         The refused call stays open meanwhile: so Serve counts who waits, and the autoscaler makes room for them.
         """
         longest_s = MOST_RETRY_SECONDS if self._waits_for_engines(search) else RETRY_SECONDS
         async with asyncio.timeout_at(self._deadline(search)):
-            await asyncio.sleep(min(RETRY_SECONDS * tries, longest_s) * random.uniform(0.5, 1.5))
+            await asyncio.sleep(min(RETRY_SECONDS * rounds, longest_s) * random.uniform(0.5, 1.5))
 
     def _on_stopped(self, names: set[str]) -> None:
         """Serve stops these replicas: their sessions must leave, for then they end in seconds."""
@@ -216,7 +222,7 @@ class ServeEngines:
             link = await self._link(grant)
             await link.attach(grant, listener)
         except EngineLost:
-            self._replicas.note_refusal(grant.replica)  # or Serve's router offers it again at once
+            self._replicas.note_lost(grant.replica)  # or Serve's router offers it again at once
             raise
         stream = LeasedStream(link, grant.stream, lease, self._leases, self._replicas)
         self._leases.add(stream)
@@ -236,7 +242,7 @@ class ServeEngines:
         """An open link shows that an engine is there; without one, ask now and then."""
         while True:
             for endpoint in [endpoint for endpoint, link in self._links.items() if not link.is_open]:
-                self._replicas.note_refusal(self._links.pop(endpoint).name)
+                self._replicas.note_lost(self._links.pop(endpoint).name)
                 self._connecting.pop(endpoint, None)
             self._ready = bool(self._links) or await self._is_engine_there()
             await asyncio.sleep(PROBE_SECONDS)
@@ -285,7 +291,7 @@ class LeasedStream:
         self._held.discard(self)
         self._link.detach(self._stream)
         _cancel(self._lease)
-        self._replicas.note_room()
+        self._replicas.note_room(self._link.name)
 
 
 def _cancel(lease: Any) -> None:
