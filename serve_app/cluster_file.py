@@ -4,6 +4,7 @@ Ray takes any name for a GPU, and then waits without end for a machine that has 
 are compared with what is known of GPUs, and with what the engines will ask for.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,8 +44,11 @@ def groups(document: Mapping[str, Any]) -> list[Group]:
     return list(_pods(document) if document.get("kind") == "RayService" else _machines(document))
 
 
-def problems(found: list[Group], gpus: Gpus, engine: EngineSettings) -> Iterator[str]:
-    """One line for each thing that would keep engines from starting, or Ray from starting machines for them."""
+def problems(found: list[Group], gpus: Gpus, *engines: EngineSettings) -> Iterator[str]:
+    """One line for each thing that would keep engines from starting, or Ray from starting machines for them.
+
+    `engines` are those of each model.
+    """
     for group in found:
         if group.least > group.most:
             yield f"{group.place}: expected a minimum of at most the maximum ({group.most}), got {group.least}"
@@ -55,15 +59,18 @@ def problems(found: list[Group], gpus: Gpus, engine: EngineSettings) -> Iterator
                 gpus.gpu(name)
             except ValueError as error:
                 yield f"{group.place}: {ACCELERATOR_TYPE}{name}: {error}"
-    if found and engine.reserved_gpus:
-        yield from _too_few(found, engine)
+    needed: defaultdict[str | None, float] = defaultdict(float)
+    for engine in engines if found else ():
+        if engine.reserved_gpus:
+            needed[engine.gpu] += engine.most_replicas * engine.reserved_gpus
+            yield from _too_few(found, engine, needed[engine.gpu])
 
 
-def _too_few(found: list[Group], engine: EngineSettings) -> Iterator[str]:
+def _too_few(found: list[Group], engine: EngineSettings, needed: float) -> Iterator[str]:
+    """`needed` are GPUs of its type, with those of the models before it."""
     fitting = [group for group in found if group.gpus and (engine.gpu is None or engine.gpu in group.types)]
     offered = sorted({name for group in found if group.most for name in group.types})
     there = sum(group.most * group.gpus for group in fitting)
-    needed = engine.most_replicas * engine.reserved_gpus
     if not fitting:
         yield f"engine.gpu: expected one of {', '.join(offered) or 'none'}, which the cluster has, got {engine.gpu}"
     elif not there:

@@ -7,7 +7,7 @@ itself when nobody has used it for a while.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -74,6 +74,16 @@ class SharedActor:
             )
             .remote(*self._arguments)
         )
+
+
+def quiet_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The ids of those of `ray.nodes()` on which shared actors may be: without GPUs, if there are any without.
+
+    Ray's autoscalers (2.60) never stop a machine with an actor on it, even if that reserves nothing and sleeps.
+    """
+    alive = [node for node in nodes if node["Alive"]]
+    plain = [node for node in alive if not node["Resources"].get("GPU")]
+    return [str(node["NodeID"]) for node in plain or alive]
 
 
 async def exit_when_idle(used_at: Callable[[], float]) -> None:

@@ -88,6 +88,14 @@ def test_what_fits(engine: dict[str, Any]):
     assert not list(problems([l4()], read_gpus(), EngineSettings(**engine)))
 
 
+def test_models_share_the_machines():
+    two = EngineSettings(gpu="L4", replicas=2)
+    (problem,) = problems([l4()], read_gpus(), two, two, EngineSettings())
+    assert problem.startswith(
+        "engine: expected at most 3 GPUs for all engines, which is what the cluster may have of L4"
+    )
+
+
 def test_machines_whose_gpus_ray_finds_itself_are_not_judged():
     assert not groups({"provider": {"type": "local"}})
     assert not list(problems([], read_gpus(), EngineSettings(gpu="H100")))

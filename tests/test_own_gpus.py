@@ -40,6 +40,13 @@ def test_engines_that_would_wait_without_end(own: OwnGpus, engine: dict[str, Any
     assert expected in str(error.value)
 
 
+def test_models_share_the_gpus_that_there_are():
+    half, whole = (EngineSettings(gpu="L4", num_gpus=share) for share in (0.5, 1.0))
+    OwnGpus(1, "L4").check(half, half, EngineSettings())
+    with pytest.raises(SettingsError, match=r"expected 1 GPUs .* beside 0\.5 of other models"):
+        OwnGpus(1, "L4").check(half, whole)
+
+
 def test_ray_counts_the_gpus_of_this_machine_as_torch_does():
     found = OwnGpus.found()
     assert found.count == torch.cuda.device_count()

@@ -42,12 +42,8 @@ def check(
         fail(error, BAD_INPUT)
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(f"{file}: expected a file for `ray up` or a RayService, got: {error!r}", BAD_INPUT)
-    # Each model's engines by themselves: what is wrong with the machines is told once.
-    wrong = dict.fromkeys(
-        problem for engine in engines for problem in cluster_file.problems(found, read_gpus(), engine)
-    )
-    if wrong:
-        fail("\n".join(f"{file}: {problem}" for problem in wrong), BAD_INPUT)
+    if wrong := [f"{file}: {problem}" for problem in cluster_file.problems(found, read_gpus(), *engines)]:
+        fail("\n".join(wrong), BAD_INPUT)
     most = "; ".join(
         f"up to {engine.most_replicas} engines, each on {engine.gpu or 'any machine'}" for engine in engines
     )

@@ -27,14 +27,24 @@ class OwnGpus:
         count = there if visible is None else min(there, len(visible))
         return cls(count, manager.get_current_node_accelerator_type() if count else None)
 
-    def check(self, engine: EngineSettings) -> None:
-        """Raises SettingsError where engines ask for GPUs that are not here: Ray would wait for them without end."""
+    def check(self, *engines: EngineSettings) -> None:
+        """Raises SettingsError where the engines of all models, one after another, ask for more than is here.
+
+        Ray would wait for it without end.
+        """
+        taken = 0.0
+        for engine in engines:
+            taken = self._check(engine, taken)
+
+    def _check(self, engine: EngineSettings, taken: float) -> float:
+        """GPUs that are taken with these engines, too."""
         first = max(1, engine.autoscaling.min_replicas) if engine.autoscaling else engine.replicas
         needed = engine.reserved_gpus * first
-        if needed > self.count:
+        if needed and taken + needed > self.count:
             asked = f"engine.gpu {engine.gpu}" if engine.gpu else "engine.device cuda or engine.num_gpus"
             problem = (
-                f"{asked}: expected {needed:g} GPUs on this machine (engines: {first}), found {self.count}: see whether"
+                f"{asked}: expected {needed:g} GPUs on this machine (engines: {first})"
+                f"{f' beside {taken:g} of other models' if taken else ''}, found {self.count}: see whether"
                 " nvidia-smi shows them, serve on the CPU (engine.device: cpu, no engine.gpu), or on a cluster"
             )
         elif engine.gpu and engine.gpu != self.kind:
@@ -43,5 +53,5 @@ class OwnGpus:
                 " (KYUTAI_GPU) out and set engine.device: cuda, or serve on a cluster"
             )
         else:
-            return
+            return taken + needed
         raise SettingsError([f"{problem} (RAY_ADDRESS)"])

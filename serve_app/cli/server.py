@@ -212,9 +212,7 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     settings = overrides.settings(config)
     settings.auth.check_host(address.host)
     if overrides.private:
-        gpus = OwnGpus.found()
-        for served in settings.served.values():
-            gpus.check(served.engine)
+        OwnGpus.found().check(*(served.engine for served in settings.served.values()))
     with processes.signals_as_exits():
         leftovers.sweep()
         server, folder = None, leftovers.RunFolder()

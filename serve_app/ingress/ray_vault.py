@@ -14,7 +14,14 @@ from ray.exceptions import RayError
 
 from serve_app.session.vault import Answer, Checkpoint, NoVault, Saved, Vault, VaultUnavailable
 from serve_app.session.vault_copies import VaultCopies
-from serve_app.shared_actor import NAMESPACE, TIMEOUT_SECONDS, ActorUnavailable, SharedActor, exit_when_idle
+from serve_app.shared_actor import (
+    NAMESPACE,
+    TIMEOUT_SECONDS,
+    ActorUnavailable,
+    SharedActor,
+    exit_when_idle,
+    quiet_nodes,
+)
 
 
 class VaultActor:
@@ -91,15 +98,12 @@ def _other_node(taken: str | None, *, needed: bool = False) -> str | None:
 
 
 def place_vault(nodes: Sequence[Mapping[str, Any]], taken: str | None, *, needed: bool) -> str | None:
-    """The id of a node that is not `taken`, without GPUs if there is such a one; None for any. `nodes` are Ray's.
+    """The id of one of the `quiet_nodes` of Ray's that is not `taken`, if there is such a one; None for any.
 
-    A vault on a machine with GPUs would keep the autoscaler from stopping it when nobody speaks. Raises NoPlace where a
-    node beside `taken` is needed and there is none.
+    Raises NoPlace where a node beside `taken` is needed and there is none.
     """
-    alive = {node["NodeID"]: node for node in nodes if node["Alive"]}
-    others = [name for name in alive if name != taken]
+    places = quiet_nodes(nodes)
+    others = [name for name in places if name != taken]
     if needed and not (taken and others):
-        raise NoPlace("a second vault needs a first one, and a second node")
-    plain = [name for name in others if not alive[name]["Resources"].get("GPU")]
-    is_any = not taken and len(plain) in (0, len(alive))
-    return None if is_any or not others else str(random.choice(plain or others))
+        raise NoPlace("a second vault needs a first one, and a second node (without GPUs, if there are any without)")
+    return random.choice(others or places) if places else None

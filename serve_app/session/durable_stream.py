@@ -197,9 +197,10 @@ class DurableStream:
             self._start_move("engine_lost", error)
 
     def finish(self) -> None:
-        """Give the slot up, if it is still held: every frame is answered, and none follows."""
-        if not self._moving:
-            self._leave()
+        """Give the slot up, or the search for another one: every frame is answered, and none follows."""
+        if self._moving:
+            self._moving.cancel()
+        self._leave()
 
     async def close(self) -> None:
         """Give the slot back for good. Idempotent; safe at any moment."""

@@ -104,8 +104,13 @@ class Session:
         tells_frames = self._core.tells_frames
         self._use(model, None)
         self._core.tells_frames = tells_frames
-        async for _ in model.admission.enter(self._stream.open, wait_s=0.0):
-            pass
+        self._feeding = True  # waiting for a slot is not idling
+        try:
+            async for _ in model.admission.enter(self._stream.open, wait_s=0.0):
+                pass
+        finally:
+            self._feeding = False
+            self._last_audio_at = time.monotonic()
         await self._send_outgoing()
 
     async def open(self) -> None:

@@ -1,9 +1,12 @@
 """The board as a Ray actor of its own: every replica of a service posts to the same one."""
 
 import asyncio
+import random
 from typing import Any
 
-from serve_app.shared_actor import ActorUnavailable, SharedActor, exit_when_idle
+import ray
+
+from serve_app.shared_actor import ActorUnavailable, SharedActor, exit_when_idle, quiet_nodes
 from serve_app.telemetry.board import Board, BoardUnavailable, Report, Source
 
 
@@ -32,7 +35,7 @@ class RayBoard:
 
     def __init__(self, service: str) -> None:
         """`service` names the board."""
-        self._actor = SharedActor(BoardActor, f"{service}-board")
+        self._actor = SharedActor(BoardActor, f"{service}-board", node=_place)
 
     async def post(self, report: Report) -> None:
         """See `Board.post`. Raises BoardUnavailable."""
@@ -52,3 +55,8 @@ class RayBoard:
             return await self._actor.call(method, *arguments)
         except ActorUnavailable as error:
             raise BoardUnavailable(str(error)) from error
+
+
+def _place() -> str | None:
+    places = quiet_nodes(ray.nodes())
+    return random.choice(places) if places else None
