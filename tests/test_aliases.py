@@ -14,9 +14,9 @@ from serve_app.telemetry.exposition import merged
 def values() -> dict[tuple[str, str], float]:
     """Samples by name and `le`, of one ingress and one engine."""
     ingress, engine = IngressMetrics(CollectorRegistry()), EngineMetrics(CollectorRegistry())
-    ingress.sessions_total.labels("stream", "done").inc(3)
-    ingress.sessions_total.labels("moshi", "done").inc(1)
-    ingress.sessions_total.labels("moshi", "left").inc(5)
+    ingress.sessions_total.labels("demo", "stream", "done").inc(3)
+    ingress.sessions_total.labels("demo", "moshi", "done").inc(1)
+    ingress.sessions_total.labels("demo", "moshi", "left").inc(5)
     ingress.session_audio_seconds.observe(9.5)
     ingress.result_seconds.observe(0.03)
     engine.stage_seconds.observe("step", [0.015, 0.05])
@@ -57,7 +57,7 @@ def test_the_names_of_the_kafka_service(values):
 
 def test_where_there_is_a_bridge_the_kafka_services_names_are_its_own():
     ingress, bridge = IngressMetrics(CollectorRegistry()), BridgeMetrics(CollectorRegistry())
-    ingress.sessions_total.labels("stream", "done").inc(3)
+    ingress.sessions_total.labels("demo", "stream", "done").inc(3)
     ingress.result_seconds.observe(0.03)
     bridge.chunks_total.inc(5)
     bridge.transcripts_total.inc(4)

@@ -100,7 +100,7 @@ async def test_waiting_in_line(service, clip):
         status, _, errors = await stt(*run)
         assert (status, "at_capacity" in errors) == (1, True)
         waiting = asyncio.create_task(stt(*run, "--wait", "60"))
-        while not len(service.ingress._admission):
+        while not len(service.ingress._models.default.admission):
             assert not waiting.done(), waiting.result()
             await asyncio.sleep(0.05)
         await holders[0].close()

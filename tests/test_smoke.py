@@ -109,7 +109,7 @@ async def test_there_must_be_a_service_that_is_ready(engines, service, unused_tc
     assert errors.startswith(f"stt: http://127.0.0.1:{unused_tcp_port}/health: no connection (")
     engines.is_ready = False
     status, _, errors = await stt("smoke", "--url", service.http)
-    assert (status, errors) == (1, f"stt: {service.http} is not ready: no engine has loaded its model yet\n")
+    assert (status, errors) == (1, f"stt: {service.http} is not ready: no engine has loaded its model yet: demo\n")
     status, _, errors = await stt("smoke", "--url", service.http, "--reference", " ")
     assert (status, errors) == (2, "stt: --reference: expected some words, got none\n")
 

@@ -141,6 +141,7 @@ def test_result_types(tiny: Case, case_named: Any) -> None:
                 (np.int32, (rows,)),
                 (np.int16, (rows, codebooks)),
                 (np.float32, (rows, heads)),
+                (np.float32, (rows,)),
             ]
 
 
