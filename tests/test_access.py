@@ -294,8 +294,23 @@ def test_the_share_of_a_key_follows_from_the_slots_that_engines_chose():
         {"engine": {"slots": "auto", "replicas": 3}, "ingress": {"key_share": 0.5}}, environ={}
     )
     access = Access(settings, b"s" * 32, IngressMetrics(CollectorRegistry()), lambda model: loads)
-    assert access.most_sessions("ann") == settings_module.MOST_SLOTS, "nobody knows yet"
+    (model,) = settings.served
+    assert access.share_of(model) == settings_module.MOST_SLOTS, "nobody knows yet"
     loads["one"] = {}
-    assert access.most_sessions("ann") == settings_module.MOST_SLOTS
+    assert access.share_of(model) == settings_module.MOST_SLOTS
     loads["one"], loads["two"] = {"slots": 10.0}, {"slots": 30.0}
-    assert access.most_sessions("ann") == 30, "half of three engines, the third as large as the others"
+    assert access.share_of(model) == 30, "half of three engines, the third as large as the others"
+
+
+def test_the_share_of_a_key_is_counted_per_model_and_its_own_limit_over_all():
+    settings = settings_module.from_args(
+        {
+            "engine": {"slots": 64},
+            "models": [{"model": "demo", "name": "small", "engine": {"slots": 4}}],
+            "auth": {"keys": KEYS},
+        },
+        environ={},
+    )
+    access = Access(settings, b"s" * 32, IngressMetrics(CollectorRegistry()))
+    assert [access.share_of(model) for model in settings.served] == [48, 3]
+    assert [access.most_sessions(name) for name in ("ann", "bob")] == [2, None]

@@ -6,9 +6,11 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from serve_app.session import keeper as keeper_module
-from serve_app.session.keeper import Keeper, Kept
+from serve_app.session import vault_copies
+from serve_app.session.keeper import Keeper, Kept, digest
 from serve_app.session.session import Session
 from serve_app.session.vault import Vault
+from serve_app.session.vault_copies import VaultCopies
 from serve_app.settings import SessionSettings
 from serve_app.telemetry import IngressMetrics
 from tests.support import DirectEngines, LocalVault, served
@@ -93,5 +95,74 @@ async def test_what_is_over_is_forgotten_even_if_the_vault_was_away(engines, cli
     vault.available = True
     await asyncio.sleep(0.3)
     assert await keeper.take(kept.token, "credential", "elsewhere") is None
+    await keeper.stop()
+    await session.close()
+
+
+async def test_a_vault_without_room_costs_the_other_one_nothing(engines, clip, monkeypatch):
+    monkeypatch.setattr(keeper_module, "LAST_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(keeper_module, "SAVE_SECONDS", 0.05)
+    monkeypatch.setattr(keeper_module, "RENEWAL_SECONDS", 3600.0)
+    metrics = IngressMetrics(CollectorRegistry())
+    good, full = LocalVault(60), LocalVault(60, capacity_bytes=1)
+    keeper = Keeper(VaultCopies([good, full]), metrics, on_taken=lambda _: None)
+    session = new_session(engines, metrics)
+    await session.open()
+    kept = Kept(session, "credential")
+    keeper.add(kept)
+    keeper.start()
+    for spoken in range(1, 4):
+        await speak(session, clip.samples[(spoken - 1) * 24_000 : spoken * 24_000])
+        async with asyncio.timeout(60):  # far less than until it is sent whole again
+            while kept.saved != kept.progress:
+                await asyncio.sleep(0.01)
+    assert await keeper.let_go(kept)
+    await keeper.stop()
+    await session.close()
+    saved = good.vault.take(digest(kept.token), digest("credential"), "elsewhere")
+    assert len(b"".join(saved.records[0])) > 0
+
+
+async def test_a_vault_that_comes_back_empty_has_everything_again_though_nothing_is_new(engines, clip):
+    metrics = IngressMetrics(CollectorRegistry())
+    good, emptied = LocalVault(60), LocalVault(60)
+    keeper = Keeper(VaultCopies([good, emptied]), metrics, on_taken=lambda _: None)
+    session = new_session(engines, metrics)
+    await session.open()
+    kept = Kept(session, "credential")
+    keeper.add(kept)
+    await speak(session, clip.samples[:40_000])
+    keeper.start()
+    async with asyncio.timeout(30):
+        while kept.saved != kept.progress:
+            await asyncio.sleep(0.01)
+        emptied.vault = Vault(60, 2**30)
+        while not emptied.vault.take(digest(kept.token), digest("credential"), "elsewhere"):
+            await asyncio.sleep(0.01)
+    await keeper.stop()
+    await session.close()
+
+
+async def test_an_ingress_without_sessions_still_tells_a_vault_that_was_silent(engines, clip, monkeypatch):
+    monkeypatch.setattr(vault_copies, "REST_SECONDS", 0.0)
+    metrics = IngressMetrics(CollectorRegistry())
+    good, silent = LocalVault(60), LocalVault(60)
+    keeper = Keeper(VaultCopies([good, silent]), metrics, on_taken=lambda _: None)
+    session = new_session(engines, metrics)
+    await session.open()
+    kept = Kept(session, "credential")
+    keeper.add(kept)
+    keeper.start()
+    async with asyncio.timeout(30):
+        while not kept.was_offered:
+            await asyncio.sleep(0.01)
+        silent.available = False
+        keeper.forget(kept)
+        while good.vault.save([], [], []).sessions:
+            await asyncio.sleep(0.01)
+        assert silent.vault.save([], [], []).sessions == 1
+        silent.available = True
+        while silent.vault.save([], [], []).sessions:
+            await asyncio.sleep(0.01)
     await keeper.stop()
     await session.close()

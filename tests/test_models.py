@@ -155,3 +155,27 @@ async def test_the_service_lists_its_models(service):
         service.second.is_ready = False
         ready = await http.get("/readyz")
         assert (ready.status_code, ready.text[-6:]) == (503, "second")
+
+
+async def test_one_key_gets_its_share_of_each_model_whichever_way_it_asks(demo_model, other_model):
+    key = {"Authorization": "Bearer greedy"}
+    to_second = {"type": "transcription", "audio": {"input": {"transcription": {"model": "second"}}}}
+    async with (
+        running_engines(demo_model) as first,
+        running_engines(other_model) as second,
+        serving(
+            first, LocalVault(60), [second], models=FURTHER, engine={"slots": 8}, ingress={"key_share": 0.5}
+        ) as service,
+        websockets.connect(service.at("/v1/stream?model=second"), additional_headers=key) as held,
+        asyncio.timeout(60),
+    ):
+        assert json.loads(await held.recv())["type"] == "ready"
+        async with websockets.connect(service.at("/v1/stream?model=second"), additional_headers=key) as more:
+            assert told("/v1/stream", (await answers_until_close(more))[-1])[0] == "too_many_sessions"
+        async with websockets.connect(service.at("/v1/realtime"), additional_headers=key) as changes:
+            assert json.loads(await changes.recv())["type"] == "session.created"
+            await changes.send(json.dumps({"type": "session.update", "session": to_second}))
+            assert told("/v1/realtime", (await answers_until_close(changes))[-1])[0] == "too_many_sessions"
+        assert second.slots_used() == 1
+        async with websockets.connect(service.url, additional_headers=key) as other:
+            assert json.loads(await other.recv())["type"] == "ready"

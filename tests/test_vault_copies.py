@@ -66,8 +66,10 @@ async def test_either_may_be_lost(copies, first, second, lost):
 async def test_one_that_comes_back_empty_asks_for_each_session_whole(copies, first, second):
     await save(copies, checkpoint(1))
     second.vault = LocalVault(KEEP).vault
-    assert (await save(copies, checkpoint(2))).incomplete == ("a",)
-    assert not (await save(copies, checkpoint(3, whole=True))).incomplete
+    answer = await save(copies, checkpoint(2))
+    assert (answer.gaps, answer.incomplete) == (("a",), ())
+    answer = await save(copies, checkpoint(3, whole=True))
+    assert (answer.gaps, answer.incomplete) == ((), ())
     first.available = False
     assert (await copies.take("t", "me", "b")).state == b"3"
 
@@ -120,3 +122,77 @@ async def test_a_silent_one_is_left_alone_for_a_while(first, second):
     assert len(asked) == 1
     assert await copies.take("t", "me", "b")
     assert len(asked) == 1
+
+
+async def test_what_no_vault_has_is_incomplete(copies, first, second):
+    await save(copies, checkpoint(1))
+    first.vault = LocalVault(KEEP).vault
+    second.vault = LocalVault(KEEP).vault
+    answer = await save(copies, checkpoint(2))
+    assert (answer.gaps, answer.incomplete) == ((), ("a",))
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+@pytest.mark.parametrize("calls_first", ["save", "take"])
+async def test_a_spent_token_stays_spent_in_a_vault_that_was_silent(copies, first, second, silent, calls_first):
+    await save(copies, checkpoint(1))
+    vault = (first, second)[silent]
+    vault.available = False
+    await save(copies, checkpoint(2))
+    assert (await copies.take("t", "me", "b")).state == b"2"
+    assert not (await save(copies, checkpoint(3, "b", "t2", whole=True))).all_told
+    vault.available = True
+    if calls_first == "save":
+        assert (await save(copies, checkpoint(4, "b", "t2"))).all_told
+        assert vault.vault.take("t", "me", "another ingress") is None
+    assert await copies.take("t", "me", "c") is None
+    assert not (await save(copies, checkpoint(5, "b", "t2", whole=True))).taken
+    assert (await copies.take("t2", "me", "d")).state == b"5"
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+async def test_who_held_it_cannot_bring_it_back_to_a_vault_that_was_silent(copies, first, second, silent):
+    await save(copies, checkpoint(1))
+    vault = (first, second)[silent]
+    vault.available = False
+    assert await copies.take("t", "me", "b")
+    vault.available = True
+    await save(copies, checkpoint(2, "b", "t2", whole=True))
+    assert (await save(VaultCopies([vault]), checkpoint(2, whole=True))).taken == ("a",)
+    assert vault.vault.take("t", "me", "c") is None
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+async def test_a_vault_that_was_silent_is_told_what_is_over(copies, first, second, silent):
+    await save(copies, checkpoint(1))
+    vault = (first, second)[silent]
+    vault.available = False
+    assert not (await copies.save([], [], ["a"])).all_told
+    vault.available = True
+    assert await copies.take("t", "me", "b") is None
+    assert (await save(copies)).all_told
+    assert vault.vault.take("t", "me", "b") is None
+
+
+async def test_what_was_taken_and_is_over_is_over_in_a_vault_that_heard_only_that_it_was_taken(copies, second):
+    await save(copies, checkpoint(1))
+    assert await copies.take("t", "me", "b")
+    second.available = False
+    await save(copies, checkpoint(2, "b", "t2", whole=True))
+    await copies.save([], [], ["b"])
+    second.available = True
+    assert await copies.take("t", "me", "c") is None
+
+
+async def test_nothing_is_kept_for_a_vault_that_there_is_not_or_beyond_a_bound(first, second, monkeypatch):
+    monkeypatch.setattr(vault_copies, "MOST_UNTOLD", 2)
+    assert (await VaultCopies([first, AbsentVault(KEEP)]).save([], [], ["a"])).all_told
+    copies = VaultCopies([first, second])
+    await save(copies, *(checkpoint(1, hold, hold) for hold in "abc"))
+    second.available = False
+    await copies.save([], [], ["a", "b", "c"])
+    second.available = True
+    monkeypatch.setattr(vault_copies, "REST_SECONDS", 0.0)
+    copies._rests_until = [0.0, 0.0]
+    await save(copies)
+    assert [bool(second.vault.take(token, "me", "x")) for token in "abc"] == [True, False, False]

@@ -66,24 +66,28 @@ class Access:
         """The name of the key that a credential stands for; empty where nobody needs a key."""
         return credential if self._key_ring else ""
 
-    def most_sessions(self, credential: str) -> int:
-        """How many sessions whoever shows the credential may hold; where keys are required it is the key's name."""
-        key = self._key_ring.named(credential) if self._key_ring else None
-        return key.max_sessions if key and key.max_sessions else self._share_of_slots()
+    def most_sessions(self, credential: str) -> int | None:
+        """How many sessions of all models the credential's key may hold; None where it has no limit of its own.
 
-    def _share_of_slots(self) -> int:
-        """What `ingress.key_share` comes to; engines that choose their slots themselves tell how many they have."""
-        slots = 0.0
-        for model, settings in self._settings.served.items():
-            told = [load["slots"] for load in self._loads(model).values() if "slots" in load]
-            if settings.engine.slots != "auto":
-                each = float(settings.engine.slots)
-            elif told:
-                each = sum(told) / len(told)
-            else:
-                return MOST_SLOTS  # in the first second nobody has told anything yet: the engines' own limit must do
-            slots += each * settings.engine.most_replicas
-        return max(1, int(self._settings.ingress.key_share * slots))
+        Where keys are required the credential is the key's name.
+        """
+        key = self._key_ring.named(credential) if self._key_ring else None
+        return key.max_sessions if key else None
+
+    def share_of(self, model: str) -> int:
+        """How many sessions of a model a key without a limit of its own may hold, by `ingress.key_share`.
+
+        Engines that choose their slots themselves tell how many they have.
+        """
+        engine = self._settings.served[model].engine
+        told = [load["slots"] for load in self._loads(model).values() if "slots" in load]
+        if engine.slots != "auto":
+            each = float(engine.slots)
+        elif told:
+            each = sum(told) / len(told)
+        else:
+            return MOST_SLOTS  # in the first second nobody has told anything yet: the engines' own limit must do
+        return max(1, int(self._settings.ingress.key_share * each * engine.most_replicas))
 
     async def tokens(self, request: Request) -> Response:
         """`POST /v1/tokens?expires_in_seconds=60`: a token for a browser, which stands for the key that asks for it."""

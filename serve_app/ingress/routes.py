@@ -79,6 +79,7 @@ class Ingress:
             settings.session,
             metrics,
             most_per_key=self._access.most_sessions,
+            share_of=self._access.share_of,
             key_name=self._access.key_name,
         )
         """The sessions of this replica."""

@@ -61,6 +61,8 @@ class Kept:
         """Whether the vault may know it at all."""
         self.due_at = 0.0
         self.saved_whole_at = -RENEWAL_SECONDS
+        self.has_gap = False
+        """Whether one of several vaults lacks its past."""
 
     def client_is_there(self) -> None:
         """The client was heard of, so it has the new token."""
@@ -91,6 +93,7 @@ class Keeper:
         self._over: deque[str] = deque(maxlen=MOST_OVER)  # what is pushed out expires in the vault by itself
         self._saving = asyncio.Lock()
         self._available = True
+        self._all_told = True
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -133,7 +136,7 @@ class Keeper:
             async with self._saving:
                 now = time.monotonic()
                 due = [kept for kept in self._kept.values() if kept.due_at <= now and kept.session.can_go_on]
-                if due or self._over:
+                if due or self._over or not self._all_told:
                     await self._save(due)
 
     async def _save(self, due: Sequence[Kept]) -> bool:
@@ -147,12 +150,14 @@ class Keeper:
         failed = False
         for kept in due:
             kept.due_at = started_at + SAVE_SECONDS
-            progress = kept.progress
-            if progress == kept.saved:
+            progress, saved = kept.progress, kept.saved
+            if kept.has_gap and kept.saved_whole_at + RENEWAL_SECONDS <= started_at:
+                saved, kept.saved_whole_at = NOTHING, started_at
+            if progress == saved:
                 unchanged.append(kept.hold)
                 continue
             try:
-                state, pieces = kept.session.checkpoint(kept.saved[0])
+                state, pieces = kept.session.checkpoint(saved[0])
             except Exception as error:  # our own mistake, which must not cost all other sessions their checkpoints
                 _log.error("session cannot be saved", session_id=kept.session.id, exc_info=error)
                 kept.due_at = started_at + RENEWAL_SECONDS
@@ -169,10 +174,14 @@ class Keeper:
             self._note(False, str(error))
             return False
         self._note(True)
+        self._all_told = answer.all_told
         for kept, progress in news:
             kept.saved = progress
+            kept.has_gap = False
         for hold in answer.incomplete:
             self._renew(hold)
+        for hold in answer.gaps:
+            self._fill(hold)
         for hold in answer.taken:
             if kept_here := self._kept.pop(hold, None):
                 self._on_taken(kept_here)
@@ -191,6 +200,12 @@ class Keeper:
             kept.saved = NOTHING
             kept.due_at = max(0.0, kept.saved_whole_at + RENEWAL_SECONDS)
             kept.saved_whole_at = max(kept.due_at, time.monotonic())
+
+    def _fill(self, hold: str) -> None:
+        """One vault lacks this session's past, and gets everything now and then; the others are saved to as ever."""
+        if kept := self._kept.get(hold):
+            kept.has_gap = True
+            kept.due_at = min(kept.due_at, kept.saved_whole_at + RENEWAL_SECONDS)
 
     def _note(self, available: bool, why: str = "") -> None:
         """Log when the vault comes or goes, not every try."""

@@ -102,11 +102,13 @@ class SessionRegistry:
         settings: SessionSettings,
         metrics: IngressMetrics,
         *,
-        most_per_key: Callable[[str], int],
+        most_per_key: Callable[[str], int | None],
+        share_of: Callable[[str], int],
         key_name: Callable[[str], str] = lambda credential: "",
     ) -> None:
         """`make` creates a session of a model; `most_per_key` is how many whoever shows a credential may hold.
 
+        Where that is None, `share_of` says how many of a model, by its name.
         `key_name` is the name of the key that a credential stands for, empty where nobody needs one.
         """
         self._make = make
@@ -114,10 +116,10 @@ class SessionRegistry:
         self._settings = settings
         self._metrics = metrics
         self._most_per_key = most_per_key
+        self._share_of = share_of
         self._key_name = key_name
         self._keeper = Keeper(vault, metrics, on_taken=self._on_taken)
         self._seats: dict[str, Seat] = {}  # by hold
-        self._by_owner: Counter[str] = Counter()
         self._releasing: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -154,8 +156,7 @@ class SessionRegistry:
             self._check_open()
             if not may_wait and model.engines.is_full:
                 raise AtCapacity("every slot is taken")
-            if credential and self._by_owner[digest(credential)] >= (most := self._most_per_key(credential)):
-                raise TooManySessions(f"expected at most {most} sessions at once with one key, got one more")
+            self._check_share(credential, model)
             return self._seat(self._make(uuid.uuid4().hex, model, None), credential, dialect)
 
     async def resume(self, token: str, credential: str, dialect: str) -> Seat:
@@ -215,6 +216,20 @@ class SessionRegistry:
         if self._closed:
             raise ServiceRestarting("this part of the service is being stopped: connect again")
 
+    def _check_share(self, credential: str, model: ServedModel, but: Seat | None = None) -> None:
+        """Raise TooManySessions if one key would hold too many with another one of this model; `but` is not counted."""
+        if not credential:
+            return
+        owner = digest(credential)
+        held = [seat.session.model for seat in self._seats.values() if seat.owner == owner and seat is not but]
+        if (most := self._most_per_key(credential)) is not None:
+            if len(held) >= most:
+                raise TooManySessions(f"expected at most {most} sessions at once with one key, got one more")
+        elif held.count(model) >= (most := self._share_of(model.name)):
+            raise TooManySessions(
+                f"expected at most {most} sessions of the model {model.name!r} at once with one key, got one more"
+            )
+
     @contextmanager
     def _refusals_counted(self) -> Iterator[None]:
         try:
@@ -234,7 +249,7 @@ class SessionRegistry:
         seat = Seat(session, credential, dialect, old_token, hold)
         seat.key = self._key_name(credential)
         self._seats[seat.hold] = seat
-        self._by_owner[seat.owner] += 1
+        session.check_change = lambda model: self._check_share(credential, model, seat)
         if seat.key:
             self._metrics.key_sessions_open.labels(seat.key).inc()
         return seat
@@ -248,7 +263,6 @@ class SessionRegistry:
         if not goes_on:
             self._keeper.forget(seat)
         self._seats.pop(seat.hold, None)
-        self._by_owner -= Counter([seat.owner])
         self._count(seat, outcome, refused=not had_slot and outcome not in (*HANGUPS, LEFT))
         _log.info(
             "session may go on elsewhere" if goes_on else "session over",

@@ -8,7 +8,7 @@ import asyncio
 import enum
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -74,6 +74,8 @@ class Session:
         self._metrics = metrics
         self._log: EventLog[Event] = EventLog(settings.event_buffer, restored.entries if restored else (), Done)
         self._use(model, restored)
+        self.check_change: Callable[[ServedModel], None] = lambda model: None
+        """Raises TooManySessions if the client may not have one of that model instead."""
         self._is_open = False
         self._is_closed = False
         self._error: SpeechError | None = None
@@ -94,12 +96,16 @@ class Session:
         self._core.tells_frames = wanted
 
     async def change_model(self, model: ServedModel) -> None:
-        """Begin anew with another model. Raises InvalidMessage once there is audio, and what `open` does."""
+        """Begin anew with another model.
+
+        Raises InvalidMessage once there is audio, TooManySessions, and what `open` does.
+        """
         self._require(State.LIVE)
         if model is self.model:
             return
         if self._core.client_samples or self._core.flushes:
             raise InvalidMessage(f"expected the model before any audio, got {model.name!r} later: connect again for it")
+        self.check_change(model)
         await self._stream.close()  # first: nothing of the old model may be heard any more
         tells_frames = self._core.tells_frames
         self._use(model, None)

@@ -43,6 +43,8 @@ class Saved(NamedTuple):
     """The data of each record's pieces that are still needed, in order."""
     reach: tuple[int, ...] = ()
     """How far each record goes: of two copies of a session the later one goes further."""
+    over: tuple[str, ...] = ()
+    """Holds under which nobody has the session any more, now that it was taken."""
 
 
 class Answer(NamedTuple):
@@ -58,6 +60,10 @@ class Answer(NamedTuple):
     """Memory that their data take."""
     copies: int = 1
     """Vaults that have answered."""
+    gaps: tuple[str, ...] = ()
+    """Holds that are complete in one vault, and of which another one lacks the past."""
+    all_told: bool = True
+    """Whether every vault knows what is over; otherwise it is told with the next call that it answers."""
 
 
 class VaultClient(Protocol):
@@ -109,7 +115,9 @@ class Vault:
         """Keep checkpoints, note that other sessions are alive and `unchanged`, and forget those that are `over`."""
         self.used_at = time.monotonic()
         for hold in over:
+            self._drop(self._ancestors.get(hold, ""))
             self._drop(hold)
+            self._taken[hold] = self.used_at  # who has it still, because this is told late, cannot bring it back
         incomplete = [hold for hold in unchanged if not self._touch(hold)]
         incomplete += [checkpoint.hold for checkpoint in checkpoints if not self._keep(checkpoint)]
         self._expire()
@@ -132,6 +140,7 @@ class Vault:
         if entry is None or entry.owner != owner:
             return None
         self._taken[old] = self.used_at
+        over = tuple(name for name in (old, entry.heir) if name)
         if entry.heir:
             self._ancestors.pop(entry.heir, None)
             self._taken[entry.heir] = self.used_at
@@ -139,7 +148,7 @@ class Vault:
         self._ancestors[hold] = old
         self._touch(old)
         records = (tuple(piece.data for piece in record if piece.data) for record in entry.records)
-        return Saved(entry.state, tuple(records), tuple(record[-1].stop for record in entry.records))
+        return Saved(entry.state, tuple(records), tuple(record[-1].stop for record in entry.records), over)
 
     def _touch(self, hold: str) -> bool:
         entry = self._entries.pop(hold, None)
