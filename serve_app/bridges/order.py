@@ -19,8 +19,8 @@ OVERLAP_SECONDS = 0.5
 """Clocks may be so wrong: a chunk that was recorded so much before the last one ended may still come behind it."""
 
 MOST_LATE = 2
-"""Pieces whose numbers count up may be late so often in a row: a device that sends a third one has begun to count again,
-with a clock that was set back."""
+"""So many pieces in a row whose numbers count up may be late; with one more the device has begun to count again, and
+its clock was set back."""
 
 
 @dataclass(frozen=True)
