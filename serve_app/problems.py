@@ -17,6 +17,9 @@ _BOUNDS = {
 }
 """Pydantic's kinds of range error: the name of the bound in the error's context, and our words for it."""
 
+_SECRETS = frozenset({"keys", "librdkafka", "sasl_password", "ssl_key_password", "service_key"})
+"""Keys whose values, or parts of them, are not to be repeated."""
+
 _STARTS_WITH_KEY = re.compile(r"[a-z_.]+: ")
 
 
@@ -41,7 +44,7 @@ def describe(model: type[BaseModel], location: tuple[str | int, ...], problem: M
     elif kind in {"model_type", "model_attributes_type", "dict_type"}:
         message = "expected a group of keys"
     expected = re.sub(r"^[A-Z][a-z]+ should (be |have )?", "expected ", message)
-    got = "something else" if "keys" in location else repr(problem["input"])  # it might be a key
+    got = repr(problem["input"]) if _SECRETS.isdisjoint(location) else "something else"
     return f"{key}: {expected}, got {got}"
 
 

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.bridges.ledger import MOST_AHEAD, SCHEME, Ledger
+from serve_app.bridges.broker import MESSAGES_AT_ONCE
+from serve_app.bridges.ledger import MOST_AHEAD, MOST_TOLD, SCHEME, Ledger
 
 
 def test_the_position_is_before_the_first_message_without_an_answer():
@@ -40,14 +41,25 @@ def test_every_message_is_answered_once_however_often_the_owner_changes(data: st
 
 def test_the_longest_text_fits_into_what_brokers_take():
     ledger = Ledger()
-    for offset in range(MOST_AHEAD):
+    for offset in range(MOST_TOLD + 1):
         ledger.saw(offset)
-    for offset in range(1, MOST_AHEAD):
+    for offset in range(1, MOST_TOLD + 1):
         ledger.done(offset)
     position, text = ledger.statement()
     assert (position, len(text) < 4096) == (0, True)
     again = Ledger(position, text)
-    assert [again.saw(offset) for offset in (0, 1, MOST_AHEAD - 1, MOST_AHEAD)] == [False, True, True, False]
+    assert [again.saw(offset) for offset in (0, 1, MOST_TOLD - 1, MOST_TOLD)] == [False, True, True, False]
+
+
+def test_what_was_read_at_once_with_the_last_message_that_may_be_is_told():
+    last = MOST_AHEAD + MESSAGES_AT_ONCE
+    ledger = Ledger()
+    for offset in range(last):
+        ledger.saw(offset)
+    for offset in range(1, last):
+        ledger.done(offset)
+    again = Ledger(*ledger.statement())
+    assert [again.saw(offset) for offset in range(last)] == [False] + [True] * (last - 1)
 
 
 @given(st.text() | st.text().map(lambda text: SCHEME + text))

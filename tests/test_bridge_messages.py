@@ -57,6 +57,11 @@ def test_times_are_utc():
         (SEED | {"sample_rate": 5}, "sample_rate: Input should be greater than or equal to 1000, got 5"),
         (SEED | {"format": "aiff"}, "format: Input should be 'wav', 's16', 'f32', 'opus' or 'mp3', got 'aiff'"),
         (SEED | {"duration_seconds": -1}, "duration_seconds: Input should be greater than or equal to 0, got -1"),
+        (
+            SEED | {"sequence_number": 10**4299},
+            "sequence_number: Input should be less than or equal to 9223372036854775807",
+        ),
+        (SEED | {"sequence_number": -(2**63) - 1}, "sequence_number: Input should be greater than or equal to -9"),
         (SEED | {"device_id": ""}, "device_id: String should have at least 1 character"),
         (SEED | {"chunk_id": "x" * 300}, "chunk_id: String should have at most 256 characters"),
     ],

@@ -121,6 +121,56 @@ def test_a_device_that_counts_anew_is_not_late():
     assert told(order.take(piece(2, 2.0), 0.0)) == ["2"]
 
 
+def test_a_device_that_counts_anew_with_its_clock_set_back_is_not_late():
+    order = Order(SETTINGS)
+    for number in range(1, 7):
+        list(order.take(piece(number), 0.0))
+    assert told(order.take(piece(1, -1e6), 0.0)) == ["end", "b1"]
+    assert told(order.take(piece(2, -1e6 + 1), 0.0)) == ["2"]
+
+
+def test_late_chunks_that_count_up_are_a_device_that_counts_anew():
+    order = Order(SETTINGS)
+    for number in (1, 2, 3):
+        list(order.take(piece(number), 0.0))
+    steps = [text for number in (1, 2, 3, 4) for text in told(order.take(piece(number, -1e6 + number), 0.0))]
+    assert steps == ["late1", "late2", "end", "b3", "4"]
+
+
+def test_late_chunks_among_others_stay_late():
+    order = Order(SETTINGS)
+    for number in (1, 5):
+        list(order.take(piece(number), 0.0))
+    list(order.tick(2.0, 0.0))
+    steps = [text for number in (2, 6, 3, 7, 4, 8) for text in told(order.take(piece(number), 2.0))]
+    assert steps == ["late2", "6", "late3", "7", "late4", "8"]
+
+
+def test_late_chunks_do_not_keep_a_session_open():
+    order = Order(SETTINGS)
+    for number in (1, 2, 3):
+        list(order.take(piece(number), 0.0))
+    assert told(order.take(piece(2, 2.0), 5.0)) == ["late2"]
+    assert told(order.tick(6.0, 0.0)) == ["end"]
+
+
+def test_nothing_counts_as_lost_while_nobody_reads():
+    order = Order(SETTINGS)
+    list(order.take(piece(1), 0.0))
+    list(order.take(piece(3), 0.0))
+    assert told(order.tick(10.0, 10.0)) == []
+    assert told(order.tick(11.9, 10.0)) == []
+    assert told(order.take(piece(2), 11.9)) == ["2", "3"]
+
+
+def test_no_chunk_waits_longer_than_the_window_however_many_are_missing():
+    order = Order(SETTINGS)
+    for number, second in ((1, 0.0), (3, 0.0), (5, 0.5)):
+        list(order.take(piece(number), second))
+    assert told(order.tick(2.0, 0.0)) == ["end", "b3"]
+    assert told(order.tick(2.5, 0.0)) == ["end", "b5"]
+
+
 def test_without_numbers_chunks_are_taken_as_they_come():
     order = Order(SETTINGS)
     steps = [text for second in (0, 1, 2, 60) for text in told(order.take(piece(None, second), 0.0))]

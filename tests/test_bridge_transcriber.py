@@ -3,8 +3,10 @@
 import asyncio
 import json
 
+import pytest
 from websockets.asyncio.server import ServerConnection
 
+from serve_app.bridges import transcriber
 from serve_app.bridges.transcriber import MOST_TRIES, Live, Transcriber, Turns
 from tests.test_bridge_device import piece
 from tests.test_client import DONE, READY, peer, say, until_end
@@ -65,8 +67,8 @@ async def test_pieces_are_answered_while_the_session_goes_on():
     live, told = Live(30.0), Told()
     live.session.add(piece(0, 1.0, 24_000))
     async with peer(script) as address, asyncio.timeout(30):
-        transcriber = Transcriber(address, None, 1)
-        running = asyncio.create_task(transcriber.transcribe(live, told.answered, told.refused))
+        bringing = Transcriber(address, None, 1)
+        running = asyncio.create_task(bringing.transcribe(live, told.answered, told.refused))
         live.changed.set()
         while not told.answers:
             await asyncio.sleep(0.01)
@@ -76,17 +78,17 @@ async def test_pieces_are_answered_while_the_session_goes_on():
         live.changed.set()
         await running
     assert told.answers == [(0, ["one"]), (1, ["two"])]
-    assert (transcriber.model, transcriber.is_well, transcriber.sessions) == ("demo", True, 0)
+    assert (bringing.model, bringing.is_well, bringing.sessions) == ("demo", True, 0)
 
 
-async def test_a_piece_on_which_the_service_fails_is_given_up_and_the_next_ones_are_heard():
+async def test_a_piece_that_the_service_refuses_is_given_up_and_the_next_ones_are_heard():
     heard = []
 
     async def script(connection: ServerConnection) -> None:
         await say(connection, READY)
         heard.append(len(await until_end(connection)))
         if heard[-1] > 24_000:
-            await say(connection, {"type": "error", "code": "step_failed", "message": "the model failed"})
+            await say(connection, {"type": "error", "code": "invalid_audio", "message": "not finite"})
         else:
             await say(connection, DONE)
 
@@ -97,7 +99,28 @@ async def test_a_piece_on_which_the_service_fails_is_given_up_and_the_next_ones_
     assert told.answers == [(1, [])]
     [(offset, reason)] = told.refusals
     assert offset == 0
-    assert "the model failed (step_failed)" in reason
+    assert "not finite (invalid_audio)" in reason
+
+
+@pytest.mark.parametrize("code", ["step_failed", "internal_error", "invalid_key", "of a later version"])
+async def test_a_service_that_fails_for_a_while_costs_no_piece(code, monkeypatch):
+    monkeypatch.setattr(transcriber, "LONGEST_RETRY_SECONDS", 0.01)
+    tries = 0
+
+    async def script(connection: ServerConnection) -> None:
+        nonlocal tries
+        tries += 1
+        await say(connection, READY)
+        await until_end(connection)
+        if tries <= 3 * MOST_TRIES:
+            await say(connection, {"type": "error", "code": code, "message": "the service failed"})
+        else:
+            await say(connection, DONE)
+
+    told = Told()
+    async with peer(script) as address, asyncio.timeout(60):
+        await Transcriber(address, None, 1).transcribe(ended(2), told.answered, told.refused)
+    assert (told.answers, told.refusals) == ([(0, []), (1, [])], [])
 
 
 async def test_a_full_service_and_none_at_all_are_waited_for():
@@ -117,10 +140,10 @@ async def test_a_full_service_and_none_at_all_are_waited_for():
     told = Told()
     async with peer(script) as address:
         port = address
-    transcriber = Transcriber(port, None, 1)
-    running = asyncio.create_task(transcriber.transcribe(ended(1), told.answered, told.refused))
+    waiting = Transcriber(port, None, 1)
+    running = asyncio.create_task(waiting.transcribe(ended(1), told.answered, told.refused))
     async with asyncio.timeout(30):
-        while transcriber.is_well:
+        while waiting.is_well:
             await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -453,3 +453,21 @@ def test_further_models_have_engines_of_their_own_and_share_the_rest():
     assert served["small"].model_settings == served["demo"].model_settings
     assert served["stt-2.6b-en"].model_settings.source == "kyutai/stt-2.6b-en"
     assert {one.log_level for one in served.values()} == {"error"}
+
+
+def test_secrets_for_the_brokers_are_never_repeated():
+    kafka = {
+        "sasl_password": "hunter1",
+        "service_key": "hunter2",
+        "librdkafka": {"sasl.oauthbearer.client.secret": "hunter3"},
+    }
+    settings = from_args({"kafka": {"bootstrap_servers": "there:9092"} | kafka}, origin="file", environ={})
+    assert "hunter" not in repr(settings)
+    for wrong in (
+        {"sasl_password": ["hunter1"]},
+        {"librdkafka": {"ssl.key.pem": ["hunter1"]}},
+        {"librdkafka": "hunter1"},
+    ):
+        with pytest.raises(SettingsError, match="got something else") as error:
+            from_args({"kafka": {"bootstrap_servers": "there:9092"} | wrong}, origin="file", environ={})
+        assert "hunter" not in str(error.value)

@@ -41,6 +41,12 @@ SESSION_SECONDS = 10.0
 LARGEST_ANSWER_BYTES = 2**30
 """More than any message: an answer over librdkafka's own limit would be refused again and again."""
 
+LETTER_EXTRA_BYTES = 16 * 2**10
+"""More than there is to a dead letter beside what is kept of the message."""
+
+MOST_PRODUCED_BYTES = 10**9
+"""librdkafka's own limit."""
+
 TELL_SECONDS = 5.0
 """How long the event loop may take to say what is ready, when partitions are given back."""
 
@@ -98,12 +104,13 @@ class Broker:
         self._settings = settings
         self._last_words = last_words
         self._loop = asyncio.get_running_loop()
-        self._thread = Worker("kafka")
         self._news: list[Assigned | Revoked] = []
+        self._letter_bytes = settings.dead_letter_bytes  # less where the brokers take less
         try:
             self._consumer, self._producer = self._clients()
         except KafkaException as error:
             raise BrokerFailed(str(error.args[0])) from error
+        self._thread = Worker("kafka")
 
     def _clients(self) -> tuple[Consumer, Producer]:
         settings, common = self._settings, self._settings.client_properties
@@ -127,6 +134,9 @@ class Broker:
             {
                 "transaction.timeout.ms": round(1000 * settings.transaction_timeout_seconds),
                 "linger.ms": 0,
+                "message.max.bytes": min(
+                    max(10**6, settings.dead_letter_bytes + LETTER_EXTRA_BYTES), MOST_PRODUCED_BYTES
+                ),
                 **common,
                 # Of its own for each life: a partition's owner is told apart by its place in the consumer group.
                 "transactional.id": f"{settings.transactional_id_prefix}-{secrets.token_hex(8)}",
@@ -232,8 +242,15 @@ class Broker:
             if place.error:
                 raise KafkaException(place.error)
             low, high = consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
-            position = place.offset if place.offset >= 0 else low
-            self._news.append(Assigned(place.partition, position, place.metadata))
+            position, metadata = (place.offset, place.metadata) if place.offset >= 0 else (low, None)
+            if position > high:
+                _log.warning(
+                    "position is beyond the partition's end: another topic of this name, or one that was restored;"
+                    " it is read from its beginning",
+                    partition=place.partition, position=position, begins=low, ends=high,
+                )  # fmt: skip
+                position, metadata = low, None
+            self._news.append(Assigned(place.partition, position, metadata))
             start = min(max(low, position - self._settings.history_messages), high)
             places.append(TopicPartition(place.topic, place.partition, start))
         consumer.incremental_assign(places)
@@ -273,17 +290,30 @@ class Broker:
                 raise
             _log.warning("transaction aborted", reason=str(error))
             _again(lambda: self._producer.abort_transaction(CALL_SECONDS))
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                self._shorten_letters()
             return False
         return True
 
     def _produce(self, record: Record) -> None:
-        """Hand a message over, waiting where librdkafka's queue is full."""
+        """Hand a message over, waiting where librdkafka's queue is full; of a dead letter only as much as is taken."""
+        is_letter = record.topic == self._settings.dead_letter_topic
         while True:
+            value = record.value[: self._letter_bytes] if is_letter else record.value
             try:
-                self._producer.produce(record.topic, value=record.value, key=record.key, headers=list(record.headers))
+                self._producer.produce(record.topic, value=value, key=record.key, headers=list(record.headers))
                 return
             except BufferError:
                 self._producer.poll(0.1)
+            except KafkaException as failure:
+                if failure.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE or not value or not is_letter:
+                    raise
+                self._shorten_letters()
+
+    def _shorten_letters(self) -> None:
+        """A message was too large: keep less of the next dead letters, in the end nothing but the reason."""
+        self._letter_bytes //= 2
+        _log.warning("dead letters are cut shorter: the brokers take none so long", bytes=self._letter_bytes)
 
     def _lag(self, positions: dict[int, int]) -> int:
         lag = 0

@@ -84,7 +84,7 @@ class AudioChunk(_Message):
     """How long the audio is; where given, audio of another length is refused."""
     chunk_id: Name
     """Names the chunk, once and for all: what comes again with it is not transcribed again."""
-    sequence_number: int | None = None
+    sequence_number: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     """Place among the device's chunks. Without one, chunks are taken in the order in which they come."""
 
 

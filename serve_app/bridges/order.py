@@ -18,6 +18,10 @@ on its way."""
 OVERLAP_SECONDS = 0.5
 """Clocks may be so wrong: a chunk that was recorded so much before the last one ended may still come behind it."""
 
+MOST_LATE = 2
+"""So many pieces in a row whose numbers count up may be late; with one more the device has begun to count again, and
+its clock was set back."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -76,8 +80,8 @@ class Order:
         self._gap_s = settings.session_gap_seconds
         self._most_held = settings.reorder_chunks
         self._hold_s = settings.reorder_seconds
-        self._held: dict[int, Piece] = {}
-        self._held_since = 0.0
+        self._held: dict[int, tuple[Piece, float]] = {}  # with the time at which each has come
+        self._late: tuple[int, ...] = ()  # numbers of the pieces that were late, since one was not
         self._last: Piece | None = None  # of the session, or of the one before
         self._expected: int | None = None
         self._open = False
@@ -90,32 +94,34 @@ class Order:
 
     def take(self, piece: Piece, now: float) -> Iterator[Step]:
         """Take the piece that has come; what follows from it. To be iterated to the end."""
-        self._touched_at = now
         number = piece.chunk.sequence_number
         expected = self._where_to_begin(piece) if self._expected is None else self._expected
         if number is None or number == expected:
             yield from self._next(piece)
             yield from self._those_that_follow()
         elif number > expected and self._holds_back and number not in self._held:
-            self._held_since = self._held_since if self._held else now
-            self._held[number] = piece
+            self._held[number] = piece, now
             if len(self._held) > self._most_held:
-                yield from self._give_up_waiting(now)
+                yield from self._give_up_waiting()
         elif number > expected and number not in self._held:
             yield from self._next(piece)
-        elif number < expected and self._last and piece.begins_at >= self._last.ends_at - OVERLAP_SECONDS:
-            yield from self._all_held()  # a device that has begun to count again
+        elif number < expected and self._counts_again(piece, number, expected):
+            yield from self._all_held()
             yield from self._begin(piece)
         else:
+            self._late = (*self._late, number)[-MOST_LATE:]
             yield TooLate(piece, expected)
+            return  # it is no sign that the session goes on
+        self._late = ()
+        self._touched_at = now
 
     def tick(self, now: float, deaf_until: float) -> Iterator[Step]:
         """What follows from the time that has passed. To be iterated to the end.
 
         Until `deaf_until` chunks may have come that nobody has read.
         """
-        while self._held and now - self._held_since >= self._hold_s:
-            yield from self._give_up_waiting(now)
+        while self._held and now - max(min(at for _, at in self._held.values()), deaf_until) >= self._hold_s:
+            yield from self._give_up_waiting()
         if self._open and not self._held and self._last:
             # The next chunk of a device that goes on is due when it has been spoken.
             patience_s = min(self._gap_s + self._last.sound.seconds, LONGEST_GAP_SECONDS)
@@ -126,6 +132,12 @@ class Order:
     @property
     def _holds_back(self) -> bool:
         return self._hold_s > 0 and self._most_held > 0
+
+    def _counts_again(self, piece: Piece, number: int, expected: int) -> bool:
+        """Whether the device has begun to count again, where its number is smaller than the one expected."""
+        is_newer = self._last is not None and piece.begins_at >= self._last.ends_at - OVERLAP_SECONDS
+        is_first = number <= FIRST_NUMBER and expected - number > self._most_held
+        return is_newer or is_first or self._late == tuple(range(number - MOST_LATE, number))
 
     def _where_to_begin(self, piece: Piece) -> int:
         """The number that is waited for where none has come yet, or the piece before this one had none."""
@@ -154,15 +166,14 @@ class Order:
         yield Spoken(piece, begins)
 
     def _those_that_follow(self) -> Iterator[Step]:
-        while self._expected is not None and (piece := self._held.pop(self._expected, None)):
-            yield from self._next(piece)
+        while self._expected is not None and (held := self._held.pop(self._expected, None)):
+            yield from self._next(held[0])
 
-    def _give_up_waiting(self, now: float) -> Iterator[Step]:
+    def _give_up_waiting(self) -> Iterator[Step]:
         """The chunks before the first one that is held back are lost."""
-        yield from self._next(self._held.pop(min(self._held)))
+        yield from self._next(self._held.pop(min(self._held))[0])
         yield from self._those_that_follow()
-        self._held_since = now
 
     def _all_held(self) -> Iterator[Step]:
         for number in sorted(self._held):
-            yield from self._next(self._held.pop(number))
+            yield from self._next(self._held.pop(number)[0])

@@ -28,9 +28,8 @@ MOST_PENDING_BYTES = 64 * 2**20
 MOST_IDS = 50_000
 """Chunks of a partition that are remembered, to know them when they come again."""
 
-MOST_HEADERS = 16
-MOST_HEADER_BYTES = 1024
-"""What is kept of a dead letter's own headers."""
+MOST_KEY_BYTES = 1024
+"""What is kept of a dead letter's key."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +276,10 @@ def _transcript(answer: Answer, language: str, model: str, seconds: float) -> Ch
 
 
 def dead_letter(message: Message, reason: str, settings: KafkaSettings) -> Record:
-    """A message that cannot be answered, as it came, and in headers why; long ones are cut off."""
+    """A message that cannot be answered, as it came, and in headers why; long ones are cut off.
+
+    The message's own headers are not read: confluent-kafka fails, or ends the process, where names are not UTF-8.
+    """
     value = message.value() or b""
     facts = {
         "reason": reason,
@@ -286,20 +288,10 @@ def dead_letter(message: Message, reason: str, settings: KafkaSettings) -> Recor
         "source_offset": str(message.offset()),
         "original_bytes": str(len(value)),
     }
-    kept = tuple(
-        (name, data[:MOST_HEADER_BYTES])
-        for name, data in _headers(message)[:MOST_HEADERS]
-        if len(name) <= MOST_HEADER_BYTES
-    )
-    headers = (*((name, fact.encode()) for name, fact in facts.items()), *kept)
     key = message.key()
     return Record(
         settings.dead_letter_topic,
-        key[:MOST_HEADER_BYTES] if isinstance(key, bytes) else None,
+        key[:MOST_KEY_BYTES] if isinstance(key, bytes) else None,
         value[: settings.dead_letter_bytes],
-        headers,
+        tuple((name, fact.encode()) for name, fact in facts.items()),
     )
-
-
-def _headers(message: Message) -> list[tuple[str, bytes]]:
-    return [(name, data) for name, data in message.headers() or [] if isinstance(data, bytes)]

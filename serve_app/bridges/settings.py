@@ -90,7 +90,7 @@ class KafkaSettings(BaseModel):
     ssl_key_password: SecretStr | None = None
     """Password of that key."""
 
-    librdkafka: dict[str, str | int | float | bool] = {}
+    librdkafka: dict[str, str | int | float | bool] = Field(default={}, repr=False)
     """Any other property of librdkafka, by its own name, but for those that the bridge relies on."""
 
     session_gap_seconds: float = Field(default=5.0, gt=0, le=LONGEST_GAP_SECONDS)

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 
-from serve_app import client
+from serve_app import client, errors
 from serve_app.bridges.device import Answer, DeviceSession
 from serve_app.bridges.order import Piece
 from serve_app.speech import SAMPLE_RATE_HZ
@@ -24,15 +24,12 @@ TURN_SECONDS = 30.0
 """How long a session keeps its turn at least while others wait for one: the next one hears its history again."""
 
 MOST_TRIES = 3
-"""So often the service may fail on a piece, in a row and for a reason of its own, before the piece is given up."""
+"""So often the service may refuse a piece in a row before the piece is given up."""
 
-PASSING = frozenset(
-    {
-        "at_capacity", "not_ready", "restarting", "too_many_sessions", "too_many_connections", "too_many_requests",
-        "session_too_long", "idle_timeout", "unknown_session", "slow_client", "engine_lost",
-    }
-)  # fmt: skip
-"""Errors that say nothing about the audio."""
+BLAME_THE_AUDIO = frozenset(
+    {errors.InvalidAudio.code, errors.AudioTooLong.code, errors.InvalidMessage.code, errors.MessageTooLarge.code}
+)
+"""Errors that another try does not change. All others pass, sooner or later: good audio waits for that."""
 
 
 class Live:
@@ -104,14 +101,14 @@ class Transcriber:
             except client.ServerError as error:
                 self.is_well = True
                 reason = str(error)
-                tries = 0 if live.answers > before else tries + (error.code not in PASSING)
+                tries = 0 if live.answers > before else tries + (error.code in BLAME_THE_AUDIO)
             except client.ClientError as error:
                 self.is_well = False
                 reason = str(error)
             _log.warning("session with the service lost", reason=reason, tries=tries)
             if tries >= MOST_TRIES and (piece := session.refuse()):
                 tries = 0
-                refused(piece, f"the service failed on it {MOST_TRIES} times: {reason}")
+                refused(piece, f"the service refused it {MOST_TRIES} times: {reason}")
             wait_s = FIRST_RETRY_SECONDS if live.answers > before else min(2 * wait_s, LONGEST_RETRY_SECONDS)
             await asyncio.sleep(wait_s)
 
