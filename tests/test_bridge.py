@@ -63,7 +63,7 @@ async def websocket_words(service: Service, samples: np.ndarray) -> list[client.
 
 async def test_devices_in_chunks_say_what_a_websocket_says(brokers, service, clip):
     expected = await websocket_words(service, clip.samples)
-    settings = new_settings(brokers, session_gap_seconds=4.0)
+    settings = new_settings(brokers, session_gap_seconds=8.0)
     devices = [f"device-{number}" for number in range(3)]
     chunks = [cut(clip.samples, device) for device in devices]
     send(settings, *(chunk for together in zip(*chunks, strict=True) for chunk in together))
@@ -137,7 +137,7 @@ async def test_what_cannot_be_used_becomes_a_dead_letter_and_the_rest_goes_on(br
 
 
 async def test_a_session_goes_on_in_another_one_when_the_service_loses_it(brokers, engines, clip):
-    settings = new_settings(brokers, session_gap_seconds=3.0)
+    settings = new_settings(brokers, session_gap_seconds=8.0)
     chunks = cut(clip.samples, "phone")
     async with serving(engines, session={"max_session_seconds": 4.0}, ingress={"key_share": 1.0}) as service:
         async with bridged(settings, service.url):
@@ -152,7 +152,7 @@ async def test_a_session_goes_on_in_another_one_when_the_service_loses_it(broker
 
 async def test_a_flood_and_fewer_sessions_than_devices_lose_no_word(brokers, service, clip):
     """The partition is paused and read again, and one device waits for the other."""
-    settings = new_settings(brokers, session_gap_seconds=3.0, max_pending_chunks=50, max_sessions=1)
+    settings = new_settings(brokers, session_gap_seconds=8.0, max_pending_chunks=50, max_sessions=1)
     chunks = [cut(clip.samples, device, seconds=0.1) for device in ("one", "two")]
     send(settings, *chunks[0], *chunks[1])
     async with bridged(settings, service.url) as metrics:
