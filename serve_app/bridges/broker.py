@@ -32,7 +32,7 @@ CALL_SECONDS = 10.0
 PATIENCE_SECONDS = 15.0
 """How long calls are made again before everything begins anew."""
 
-STUCK_SECONDS = 120.0
+STUCK_SECONDS = 60.0
 """More than any call takes. One in librdkafka's transactions may never return when the brokers were away for long."""
 
 SESSION_SECONDS = 10.0

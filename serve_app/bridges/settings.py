@@ -61,7 +61,7 @@ class KafkaSettings(BaseModel):
     transactional_id_prefix: str = Field(default="kyutai-stt", min_length=1)
     """What replicas' transactional ids begin with; brokers may grant rights by it."""
 
-    transaction_timeout_seconds: float = Field(default=10.0, ge=1, le=900)
+    transaction_timeout_seconds: float = Field(default=10.0, ge=1, le=30)
     """How long the transaction of a replica that has died holds its readers up."""
 
     security_protocol: (
