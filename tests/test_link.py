@@ -14,7 +14,7 @@ from serve_app.link.server import MAX_STRANGER_GUESSES, MAX_STRANGERS, LinkServe
 from serve_app.settings import LinkSettings
 from serve_app.speech import FRAME_SAMPLES, FrameResult, FrameResults
 
-SETTINGS = LinkSettings(heartbeat_seconds=0.1, timeout_seconds=1.0)
+SETTINGS = LinkSettings(heartbeat_seconds=0.1, timeout_seconds=2.0)
 
 
 class Engine:
@@ -64,7 +64,7 @@ async def client(engine):
 
 
 async def until(condition) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -72,7 +72,7 @@ async def until(condition) -> None:
 async def read_until_closed(reader: asyncio.StreamReader) -> bytes:
     """What comes until the peer has closed, or reset, the connection."""
     data = b""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with contextlib.suppress(ConnectionError):
             while more := await reader.read(65_536):
                 data += more

@@ -144,7 +144,7 @@ class Engine:
     """A running engine, and an ingress that keeps the rules with one stream there."""
 
     async def start(self, model) -> None:
-        self.service = EngineService(model, name="engine-1", engine=EngineSettings(), link=SETTINGS)
+        self.service = EngineService(model, name="engine-1", engine=EngineSettings(min_headroom=-100.0), link=SETTINGS)
         await self.service.start("127.0.0.1")
         self._leased = contextlib.ExitStack()
         self.lease: Lease = self._leased.enter_context(self.service.lease())
@@ -230,8 +230,8 @@ def test_guesses_do_not_spoil_the_right_ones_attach(runner, engine, guesses):
 
 def test_a_secret_that_nobody_uses_expires(runner, demo_model):
     async def example() -> None:
-        quick = LinkSettings(heartbeat_seconds=0.1, timeout_seconds=0.3)
-        service = EngineService(demo_model, name="engine-1", engine=EngineSettings(), link=quick)
+        quick = LinkSettings(heartbeat_seconds=0.1, timeout_seconds=2.0)
+        service = EngineService(demo_model, name="engine-1", engine=EngineSettings(min_headroom=-100.0), link=quick)
         await service.start("127.0.0.1")
         with service.lease() as lease:
             async with asyncio.timeout(5):
