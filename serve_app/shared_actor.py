@@ -6,6 +6,7 @@ itself when nobody has used it for a while.
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,17 +32,16 @@ class ActorUnavailable(Exception):
 class SharedActor:
     """Reaches an actor by its name, from any process of the cluster."""
 
-    def __init__(
-        self, kind: type, name: str, *arguments: object, node: Callable[[], str | None] = lambda: None
-    ) -> None:
+    def __init__(self, kind: type, name: str, *arguments: object, node: Callable[[], str | None] | None = None) -> None:
         """`kind` is the actor's class; the arguments count while it is made, and no more until it ends.
 
-        `node()` is the id of the node on which to make it, None for any; it may block, and raise ActorUnavailable.
+        `node()` is the id of the node on which to make it, None for any; it may block, and raise ActorUnavailable. Left
+        out, it is one of the `quiet_nodes`.
         """
         self._kind = kind
         self._name = name
         self._arguments = arguments
-        self._node = node
+        self._node = node or _quiet_node
         self._actor: Any = None
 
     async def call(self, method: str, *arguments: object) -> Any:
@@ -84,6 +84,11 @@ def quiet_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     alive = [node for node in nodes if node["Alive"]]
     plain = [node for node in alive if not node["Resources"].get("GPU")]
     return [str(node["NodeID"]) for node in plain or alive]
+
+
+def _quiet_node() -> str | None:
+    places = quiet_nodes(ray.nodes())
+    return random.choice(places) if places else None
 
 
 async def exit_when_idle(used_at: Callable[[], float]) -> None:

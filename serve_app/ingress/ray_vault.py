@@ -77,10 +77,14 @@ def ray_vaults(service: str, keep_seconds: float, capacity_bytes: int) -> VaultC
     """The vaults of a service; the other arguments count while one is made, and no more until it ends."""
     first, second = f"{service}-vault", f"{service}-vault-2"
     sizes = keep_seconds, capacity_bytes
+
+    def place(other: str, *, needed: bool) -> str | None:
+        return place_vault(ray.nodes(), _node_of(other), needed=needed)
+
     return VaultCopies(
         [
-            RayVault(SharedActor(VaultActor, first, *sizes, node=lambda: _other_node(_node_of(second)))),
-            RayVault(SharedActor(VaultActor, second, *sizes, node=lambda: _other_node(_node_of(first), needed=True))),
+            RayVault(SharedActor(VaultActor, first, *sizes, node=lambda: place(second, needed=False))),
+            RayVault(SharedActor(VaultActor, second, *sizes, node=lambda: place(first, needed=True))),
         ]
     )
 
@@ -91,10 +95,6 @@ def _node_of(name: str) -> str | None:
         return str(ray.get(ray.get_actor(name, NAMESPACE).node.remote(), timeout=TIMEOUT_SECONDS))
     except (ValueError, RayError):
         return None
-
-
-def _other_node(taken: str | None, *, needed: bool = False) -> str | None:
-    return place_vault(ray.nodes(), taken, needed=needed)
 
 
 def place_vault(nodes: Sequence[Mapping[str, Any]], taken: str | None, *, needed: bool) -> str | None:

@@ -91,14 +91,15 @@ class EngineReplicas:
     def have_all_refused(self) -> bool:
         """Whether no replica had room a moment ago."""
         with self._lock:
-            since = self._clock() - FRESH_SECONDS
-            return bool(self._names) and all(self._full_at.get(name, -math.inf) > since for name in self._names)
+            return self._all_refused_since(self._clock() - FRESH_SECONDS)
 
     def are_full(self, within_s: float) -> bool:
         """Whether each replica has refused somebody so lately, and after any slot was given back."""
         with self._lock:
-            since = max(self._clock() - within_s, self._room_at)
-            return bool(self._names) and all(self._full_at.get(name, -math.inf) > since for name in self._names)
+            return self._all_refused_since(max(self._clock() - within_s, self._room_at))
+
+    def _all_refused_since(self, since: float) -> bool:
+        return bool(self._names) and all(self._full_at.get(name, -math.inf) > since for name in self._names)
 
 
 _BY_DEPLOYMENT: dict[str, EngineReplicas] = {}

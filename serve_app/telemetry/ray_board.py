@@ -1,12 +1,9 @@
 """The board as a Ray actor of its own: every replica of a service posts to the same one."""
 
 import asyncio
-import random
 from typing import Any
 
-import ray
-
-from serve_app.shared_actor import ActorUnavailable, SharedActor, exit_when_idle, quiet_nodes
+from serve_app.shared_actor import ActorUnavailable, SharedActor, exit_when_idle
 from serve_app.telemetry.board import Board, BoardUnavailable, Report, Source
 
 
@@ -35,7 +32,7 @@ class RayBoard:
 
     def __init__(self, service: str) -> None:
         """`service` names the board."""
-        self._actor = SharedActor(BoardActor, f"{service}-board", node=_place)
+        self._actor = SharedActor(BoardActor, f"{service}-board")
 
     async def post(self, report: Report) -> None:
         """See `Board.post`. Raises BoardUnavailable."""
@@ -55,8 +52,3 @@ class RayBoard:
             return await self._actor.call(method, *arguments)
         except ActorUnavailable as error:
             raise BoardUnavailable(str(error)) from error
-
-
-def _place() -> str | None:
-    places = quiet_nodes(ray.nodes())
-    return random.choice(places) if places else None
