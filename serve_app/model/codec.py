@@ -5,7 +5,6 @@ Two rules are easily missed: the two transformer positions of a frame overwrite 
 them attends, and the downsampling convolution pads a new stream with its first latent, not with zeros.
 """
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:  # needs Triton, which only a GPU does
 
 CPU_ROWS = 8
 """Rows that a CPU takes through the convolutions at once: what they compute at the audio's rate must fit its caches."""
-
-LOG2_E = math.log2(math.e)
 
 
 class _Past(NamedTuple):
@@ -215,6 +212,10 @@ def _activation(module: nn.Module, device: torch.device) -> Stage:
 
 
 def _cpu_elu(x: Tensor) -> Tensor:
-    """ELU to within the rounding of 1 + x: five times as fast as torch's, whose expm1 is not computed in vectors."""
-    below = (x * LOG2_E).clamp_(max=0).exp2_().sub_(1)
+    """ELU as exact as torch's, near 0 as well, and faster: torch does not compute expm1 in vectors on a CPU.
+
+    With t = tanh(-x / 2), expm1(x) = -2 t / (1 + t).
+    """
+    half = (x * -0.5).clamp_(min=0).tanh_()
+    below = torch.div(half, half + 1, out=half).mul_(-2)
     return torch.maximum(x, below, out=below)

@@ -14,9 +14,9 @@ HEARD_SHARE = 0.9  # a word that is cut later than this is still that word
 LOST_SHARE = 0.6  # and one that is cut before this is none; cuts in between are not made
 CUT_SHARE = 0.06  # of the utterances end in the middle
 CUT_IN_SHARE = 0.15  # of the clips begin in the middle of an utterance
-SPEECHLESS_SHARE = 0.06
+SPEECHLESS_SHARE = 0.1
 CLICKS_SHARE = 0.15
-TONES_SHARE = 0.05  # of the gaps that are long enough
+TONES_SHARE = 0.2  # of the gaps that are long enough
 FILTERED_SHARE = 0.4
 
 
@@ -57,7 +57,7 @@ def compose(choice: np.random.Generator, utterances: Utterances, frames: int, ga
     clip = Clip(np.zeros(frames * FRAME_SAMPLES, np.float32))
     seconds = len(clip.samples) / SAMPLE_RATE_HZ
     if choice.random() < SPEECHLESS_SHARE:
-        if choice.random() < 0.4:
+        if choice.random() < 0.6:
             _add(clip, tones(choice, choice.uniform(0.5, seconds)), choice.uniform(0, seconds / 2))
     else:
         _speak(choice, clip, utterances, gaps, seconds)

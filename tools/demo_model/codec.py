@@ -27,8 +27,8 @@ from tools.demo_model.training import DEVICE
 BANDS = 24
 LOWEST_HZ, HIGHEST_HZ = 130.0, 7_000.0
 HOP, WINDOW = 96, 192
-CARRIED = 2.0
-"""Added to the samples on their way to the bank: the ELUs let what is positive pass unchanged."""
+CARRIED = 2.0**-8
+"""Size of the samples on their way to the bank: where it is small, an ELU changes next to nothing."""
 POSITIONS = 20
 """Outputs of the bank per frame."""
 LOUDNESS_PARTS = 4
@@ -127,8 +127,7 @@ def new_mimi(config: dict[str, Any], bank: Tensor) -> Any:
             conv.weight.zero_()
             conv.bias.zero_()
             conv.requires_grad_(False)
-        first.weight[0, 0, -1] = 1
-        first.bias[0] = CARRIED
+        first.weight[0, 0, -1] = CARRIED
         channels = 1
         for conv in sorting:
             stride = conv.stride[0]
@@ -136,8 +135,7 @@ def new_mimi(config: dict[str, Any], bank: Tensor) -> Any:
                 for channel in range(channels):
                     conv.weight[block * channels + channel, channel, stride + block] = 1
             channels *= stride
-        gabor.weight.copy_(bank.view(len(bank), -1, channels).transpose(1, 2))
-        gabor.bias.copy_(-CARRIED * bank.sum(1))
+        gabor.weight.copy_(bank.view(len(bank), -1, channels).transpose(1, 2) / CARRIED)
     return mimi
 
 

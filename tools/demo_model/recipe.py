@@ -58,7 +58,7 @@ class Recipe:
 
     codec_hours: float = 3.0
     """Speech that the codec learns from, without pauses."""
-    codec_steps: int = 650
+    codec_steps: int = 4000
     codec_batch: int = 20
     codec_frames: int = 60
     """Frames of each clip in a batch."""
@@ -67,10 +67,10 @@ class Recipe:
     """Share of the codec's steps after which its quantizer learns, too."""
     language_hours: float = 4.0
     """Speech that the language model learns from: the codec knows its own too well."""
-    language_clips: int = 960
+    language_clips: int = 1600
     language_frames: int = 300
     """Frames of each clip: three times the model's context."""
-    language_steps: int = 900
+    language_steps: int = 3000
     language_batch: int = 12
     language_rate: float = 1.5e-3
     test_words: int = 2200
