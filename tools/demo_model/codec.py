@@ -27,7 +27,7 @@ from tools.demo_model.training import DEVICE
 BANDS = 24
 LOWEST_HZ, HIGHEST_HZ = 130.0, 7_000.0
 HOP, WINDOW = 96, 192
-CARRIED = 2.0**-8
+CARRIED = 2.0**-16
 """Size of the samples on their way to the bank: where it is small, an ELU changes next to nothing."""
 POSITIONS = 20
 """Outputs of the bank per frame."""
