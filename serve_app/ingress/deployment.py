@@ -18,6 +18,7 @@ from serve_app.ingress.ray_vault import ray_vaults
 from serve_app.ingress.routes import Ingress
 from serve_app.ingress.serve_engines import ServeEngines
 from serve_app.ingress.shutdown import Shutdown, on_graceful_shutdown
+from serve_app.ingress.tracing import configure_tracing
 from serve_app.settings import MEBIBYTE, Settings
 from serve_app.telemetry import IngressMetrics, configure_logging, get_logger
 from serve_app.telemetry.board import INGRESS, Source
@@ -43,6 +44,7 @@ class IngressReplica:
         `bridge` is not called: Serve runs the deployments that its ingress is given.
         """
         configure_logging(settings.log_level, settings.log_format)
+        configure_tracing(settings.app_name)
         warn_of_python_proxy()
         return_freed_memory()
         bound_receive_queues()

@@ -18,6 +18,7 @@ from serve_app.errors import TooManyConnections
 from serve_app.ingress.access import Access
 from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
+from serve_app.ingress.tracing import TraceContext, flush_traces
 from serve_app.ingress.watchdog import Watchdog
 from serve_app.ingress.web import WebPage
 from serve_app.protocols import moshi_http
@@ -110,7 +111,12 @@ class Ingress:
                 Route("/v1/audio/transcriptions", Transcriptions(self.host), methods=["POST"]),
                 *self._access.routes(),
             ],
-            middleware=[Middleware(BrokenConnections), Middleware(WebPage), *self._access.middleware()],
+            middleware=[
+                Middleware(TraceContext),
+                Middleware(BrokenConnections),
+                Middleware(WebPage),
+                *self._access.middleware(),
+            ],
             lifespan=self._lifespan,
         )
 
@@ -151,6 +157,7 @@ class Ingress:
         await self._watchdog.stop()
         await self.sessions.stop()
         await asyncio.gather(*(model.engines.stop() for model in self._models))
+        await flush_traces()
 
     async def information(self, request: Request) -> Response:
         """`GET /`: what this service is; browsers get `WebPage`."""

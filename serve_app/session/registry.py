@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Literal
 
+from opentelemetry import trace
+
 from serve_app.errors import AtCapacity, ServiceRestarting, SpeechError, TooManySessions, UnknownSession
 from serve_app.session import checkpoint
 from serve_app.session.checkpoint import Restored
@@ -23,6 +25,7 @@ from serve_app.settings import SessionSettings
 from serve_app.telemetry import IngressMetrics, get_logger
 
 _log = get_logger(__name__)
+_tracer = trace.get_tracer(__name__)
 
 DISCONNECTED: Final = "disconnected"
 """Outcome of a session whose client was cut off."""
@@ -63,6 +66,8 @@ class Seat(Kept):
         self.started_at = time.monotonic()
         self.farewell: Farewell | None = None
         """Why the connection is being ended by us, if it is."""
+        self.span = _tracer.start_span("session", attributes={"stt.session_id": session.id, "stt.dialect": dialect})
+        """The session at this ingress, as OpenTelemetry sees it; has the event `open` once it has a slot."""
         self.can_move = False
         """Whether the client has said that it resumes by itself when it is told to."""
         self._task = asyncio.current_task()
@@ -189,6 +194,7 @@ class SessionRegistry:
 
     def keep(self, seat: Seat) -> None:
         """The session is open: from now on it survives this ingress."""
+        seat.span.add_event("open")
         self._keeper.add(seat)
 
     async def release(self, seat: Seat, outcome: str) -> None:
@@ -264,16 +270,16 @@ class SessionRegistry:
             self._keeper.forget(seat)
         self._seats.pop(seat.hold, None)
         self._count(seat, outcome, refused=not had_slot and outcome not in (*HANGUPS, LEFT))
+        facts = {"outcome": outcome, "model": seat.session.model.name, "key": seat.key or None, **seat.session.summary}
         _log.info(
             "session may go on elsewhere" if goes_on else "session over",
             session_id=seat.session.id,
-            outcome=outcome,
             dialect=seat.dialect,
-            model=seat.session.model.name,
-            key=seat.key or None,
             duration_seconds=round(time.monotonic() - seat.started_at, 3),
-            **seat.session.summary,
+            **facts,
         )
+        seat.span.set_attributes({f"stt.{name}": fact for name, fact in facts.items() if fact is not None})
+        seat.span.end()
         seat.is_released()
 
     def _count(self, seat: Seat, outcome: str, *, refused: bool) -> None:
