@@ -459,10 +459,19 @@ def test_secrets_for_the_brokers_are_never_repeated():
     kafka = {
         "sasl_password": "hunter1",
         "service_key": "hunter2",
-        "librdkafka": {"sasl.oauthbearer.client.secret": "hunter3"},
+        "librdkafka": {"sasl.oauthbearer.client.secret": "hunter3", "linger.ms": 5},
     }
     settings = from_args({"kafka": {"bootstrap_servers": "there:9092"} | kafka}, origin="file", environ={})
-    assert "hunter" not in repr(settings)
+    for shown in (repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "sasl.oauthbearer.client.secret" in shown
+        assert "hunter" not in shown
+    assert settings.kafka is not None
+    assert settings.kafka.client_properties == {
+        "bootstrap.servers": "there:9092",
+        "sasl.password": "hunter1",
+        "sasl.oauthbearer.client.secret": "hunter3",
+        "linger.ms": 5,
+    }
     for wrong in (
         {"sasl_password": ["hunter1"]},
         {"librdkafka": {"ssl.key.pem": ["hunter1"]}},
