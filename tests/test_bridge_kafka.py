@@ -33,9 +33,13 @@ def process(log: Path, *arguments: str, **environment: str) -> Iterator[subproce
         running.wait()
 
 
+def lines_of(log: Path) -> list[dict]:
+    """What was logged: nothing else goes to stdout or stderr. The last line may still be on its way."""
+    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
 def logged(log: Path, event: str) -> dict | None:
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    return next((line for line in lines if line["event"] == event), None)
+    return next((line for line in lines_of(log) if line["event"] == event), None)
 
 
 async def test_it_serves_the_topics_tells_how_it_is_and_ends_when_told_to(engines, clip, tmp_path):
@@ -88,5 +92,11 @@ async def test_without_brokers_it_is_not_ready_and_still_ends_when_told_to(tmp_p
                 await asyncio.sleep(0.1)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listening['port']}") as http:
             assert (await http.get("/readyz")).status_code == 503
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (told := [line for line in lines_of(log) if line.get("facility") == "FAIL"]):
+                await asyncio.sleep(0.1)
+        assert "Connection refused" in told[0]["event"]
+        assert told[0]["client"].startswith("rdkafka#")
+        assert (told[0]["level"], told[0]["logger"]) == ("error", "serve_app.bridges.librdkafka_log")
         bridge.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(bridge.wait, PATIENCE_SECONDS) == 0

@@ -15,6 +15,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from serve_app.bridges.librdkafka_log import LibrdkafkaLog
 from serve_app.bridges.settings import KafkaSettings
 from serve_app.bridges.worker import CallStuck, Worker
 from serve_app.telemetry import get_logger
@@ -113,7 +114,7 @@ class Broker:
         self._thread = Worker("kafka")
 
     def _clients(self) -> tuple[Consumer, Producer]:
-        settings, common = self._settings, self._settings.client_properties
+        settings, common = self._settings, self._settings.client_properties | {"logger": LibrdkafkaLog()}
         consumer = Consumer(
             {
                 "session.timeout.ms": round(1000 * SESSION_SECONDS),
@@ -200,7 +201,7 @@ class Broker:
     def _make_topics(self) -> None:
         """Make the topics that are missing: without one for dead letters a single one would stop everything."""
         settings = self._settings
-        admin = AdminClient(settings.client_properties)
+        admin = AdminClient(settings.client_properties | {"logger": LibrdkafkaLog()})
         there = admin.list_topics(timeout=CALL_SECONDS).topics
         source = there.get(settings.input_topic)
         partitions = len(source.partitions) if source and source.partitions else -1
@@ -219,6 +220,7 @@ class Broker:
             self._consumer.pause(self._places(pause))
         if resume:
             self._consumer.resume(self._places(resume))
+        self._producer.poll(0)  # for what it has to log
         messages = []
         for message in self._consumer.consume(MESSAGES_AT_ONCE, POLL_SECONDS):
             if (error := message.error()) is None:

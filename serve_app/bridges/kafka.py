@@ -8,10 +8,10 @@ and from `--config FILE`, a Serve config file with a group `kafka`. `--url` wins
 `/metrics` are answered at `--host` and `--port`, else LOOM_HOST and LOOM_PORT, else 127.0.0.1:8002; `--port 0` takes
 any free one.
 
-The log (stderr, a JSON object per line, and between them librdkafka's own lines, which are plain text) says `bridge is
-listening` with the `port`, `partition assigned` and `partitions revoked`. SIGTERM and SIGINT let the transaction in
-flight end, give the partitions back and exit with 0; SIGKILL at any moment costs nothing but time: whoever takes the
-partitions over goes on where the last transaction was.
+The log (stderr, a JSON object per line) says `bridge is listening` with the `port`, `partition assigned` and
+`partitions revoked`; librdkafka's own lines have its `client` and its `facility`. SIGTERM and SIGINT let the
+transaction in flight end, give the partitions back and exit with 0; SIGKILL at any moment costs nothing but time:
+whoever takes the partitions over goes on where the last transaction was.
 Exit status 2: the settings are wrong.
 """
 
