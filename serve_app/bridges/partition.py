@@ -28,6 +28,9 @@ MOST_PENDING_BYTES = 64 * 2**20
 MOST_IDS = 50_000
 """Chunks of a partition that are remembered, to know them when they come again."""
 
+LONGEST_TURN_SECONDS = 0.5
+"""How much of the time between two ticks counts at most as silence: in a longer one the bridge has not listened."""
+
 MOST_KEY_BYTES = 1024
 """What is kept of a dead letter's key."""
 
@@ -78,7 +81,9 @@ class Partition:
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._waiting: dict[int, Message] = {}  # by offset, what may become a dead letter
         self._bytes = 0
-        self._progress_at = self._deaf_until = time.monotonic()
+        self._ticked_at = time.monotonic()
+        self._listened_s = 0.0  # the clock by which devices are silent; the next two are times on it
+        self._progress_at = self._deaf_until = 0.0
 
     @property
     def is_full(self) -> bool:
@@ -127,11 +132,13 @@ class Partition:
         device = self._devices.get(content.chunk.device_id)
         if device is None:
             device = self._devices[content.chunk.device_id] = _Device(self, self._settings, self._transcriber)
-        device.take(piece)
+        device.take(piece, self._listened_s)
 
     def tick(self) -> None:
         """Let time pass. Raises what a device's task has raised, which is our own mistake."""
-        now = time.monotonic()
+        before, self._ticked_at = self._ticked_at, time.monotonic()
+        self._listened_s += min(self._ticked_at - before, LONGEST_TURN_SECONDS)
+        now = self._listened_s
         if self.paused and now - self._progress_at < self._settings.session_gap_seconds:
             self._deaf_until = now  # what comes is not read: nobody's silence means anything
         for name, device in list(self._devices.items()):
@@ -181,7 +188,7 @@ class Partition:
     def _done(self, offset: int) -> None:
         self.ledger.done(offset)
         self.has_news = True
-        self._progress_at = time.monotonic()
+        self._progress_at = self._listened_s
         self._metrics.chunks_total.inc()
 
 
@@ -203,8 +210,8 @@ class _Device:
         """Whether everything it has said is answered, and it says no more."""
         return self._order.is_idle and not self._unfinished
 
-    def take(self, piece: Piece) -> None:
-        self._do(self._order.take(piece, piece.arrived_at))
+    def take(self, piece: Piece, now: float) -> None:
+        self._do(self._order.take(piece, now))
 
     def tick(self, now: float, deaf_until: float) -> None:
         if self.task.done():
