@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import numpy as np
 import pytest
@@ -162,3 +162,15 @@ async def test_a_flood_and_fewer_sessions_than_devices_lose_no_word(brokers, ser
         answers = [answer for answer in transcripts if answer["device_id"] == sent[0].device_id]
         assert [answer["chunk_id"] for answer in answers] == [chunk.chunk_id for chunk in sent]
         assert [word["word"] for answer in answers for word in answer["words"]] == clip.words
+
+
+async def test_a_bridge_without_work_notices_that_the_brokers_have_gone(service):
+    with ExitStack() as there:
+        settings = new_settings(there.enter_context(mock_brokers()))
+        send(settings, b"no chunk")
+        async with bridged(settings, service.url) as metrics, asyncio.timeout(PATIENCE_SECONDS):
+            while not (metrics.connected._value.get() and metrics.dead_letters_total._value.get()):
+                await asyncio.sleep(0.1)
+            there.close()
+            while metrics.connected._value.get():
+                await asyncio.sleep(0.1)

@@ -54,7 +54,7 @@ async def test_a_position_beyond_the_end_means_another_topic_which_is_read_from_
     committed(settings, 1_000, "done:AQ==")
     assigned, values = await read(settings, 2)
     assert values == [b"one", b"two"]
-    assert {(one.position, one.metadata) for one in assigned} == {(0, None)}
+    assert {(one.position, one.text) for one in assigned} == {(0, "")}
 
 
 async def test_a_position_at_the_end_is_kept_and_what_is_before_it_is_read_again(brokers):

@@ -91,8 +91,8 @@ class KafkaSettings(BaseModel):
     """Password of that key."""
 
     librdkafka: dict[str, SecretStr | int | float | bool] = {}
-    """Any other property of librdkafka, by its own name, but for those that the bridge relies on. Of text is never shown
-    what it says: many of them are passwords and keys, and later versions have more."""
+    """Any other property of librdkafka, by its own name, but for those that the bridge relies on. Text is never shown:
+    many of them are passwords and keys, and later versions have more."""
 
     session_gap_seconds: float = Field(default=5.0, gt=0, le=LONGEST_GAP_SECONDS)
     """A device's session ends where its audio has a gap longer than this, or its next chunk is late by this."""
