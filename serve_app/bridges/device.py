@@ -89,6 +89,10 @@ class DeviceSession:
             self._to_send.append(kept)
         self._forget()
 
+    def add_before(self, piece: Piece) -> None:
+        """One that was spoken before all others. A stream that goes on does not hear it; the next one does."""
+        self._pieces.appendleft(_Kept(piece, piece.answered))
+
     def end(self) -> None:
         """No more pieces come."""
         self._ended = True

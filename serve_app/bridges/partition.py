@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ from serve_app.bridges.broker import Record
 from serve_app.bridges.device import Answer
 from serve_app.bridges.ledger import MOST_AHEAD, Ledger
 from serve_app.bridges.messages import AudioChunk, ChunkTranscript, TranscribedWord, UnreadableChunk, read_chunk
-from serve_app.bridges.order import Order, Piece, SessionEnds, Spoken, Step, TooLate
+from serve_app.bridges.order import Order, Piece, SessionEnds, Spoken, SpokenBefore, Step, TooLate
 from serve_app.bridges.settings import KafkaSettings
 from serve_app.bridges.transcriber import Live, Transcriber
 from serve_app.telemetry import get_logger
@@ -230,19 +230,20 @@ class _Device:
                         self._live = Live(self._history_seconds)
                         self._unfinished += 1
                         self._sessions.put_nowait(self._live)
-                    self._add(self._live, piece)
+                    self._add(piece, self._live.add)
+                case SpokenBefore(piece):
+                    if self._live:
+                        self._add(piece, self._live.add_before)
                 case SessionEnds():
                     if self._live:
-                        self._live.session.end()
-                        self._live.changed.set()
+                        self._live.end()
                 case TooLate(piece, expected):
                     number = piece.chunk.sequence_number
                     self._partition.refuse(piece, f"sequence_number: expected {expected}, got {number}: too late")
 
-    def _add(self, live: Live, piece: Piece) -> None:
+    def _add(self, piece: Piece, add: Callable[[Piece], None]) -> None:
         if len(piece.sound.samples):
-            live.session.add(piece)
-            live.changed.set()
+            add(piece)
         elif not piece.answered:
             self._partition.answer(Answer(piece, ()))
 

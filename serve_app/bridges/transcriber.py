@@ -47,6 +47,36 @@ class Live:
         """Something was added, or the session has ended."""
         self.answers = 0
         """How many of its pieces were answered."""
+        self._stream: asyncio.Timeout | None = None
+
+    def add(self, piece: Piece) -> None:
+        """The next piece."""
+        self.session.add(piece)
+        self.changed.set()
+
+    def add_before(self, piece: Piece) -> None:
+        """One that was spoken before all others: the stream breaks off, so that the next one hears it first."""
+        self.session.add_before(piece)
+        self.changed.set()
+        if self._stream:
+            self._stream.reschedule(0)
+
+    def end(self) -> None:
+        """No more pieces come."""
+        self.session.end()
+        self.changed.set()
+
+    @asynccontextmanager
+    async def streaming(self) -> AsyncIterator[None]:
+        """A stream of the session, until `add_before` breaks it off."""
+        try:
+            async with asyncio.timeout(None) as self._stream:
+                yield
+        except TimeoutError:
+            if not (self._stream and self._stream.expired()):
+                raise
+        finally:
+            self._stream = None
 
 
 class Turns:
@@ -101,7 +131,7 @@ class Transcriber:
                 continue
             before, alone = live.answers, 2 * tries > most_tries
             try:
-                async with self._turns.take():
+                async with self._turns.take(), live.streaming():
                     await self._try(live, answered, alone=alone)
                 tries, wait_s = 0, FIRST_RETRY_SECONDS
                 continue
