@@ -50,7 +50,7 @@ async def read(settings: KafkaSettings, count: int) -> tuple[list[Assigned], lis
 
 async def test_a_position_beyond_the_end_means_another_topic_which_is_read_from_its_beginning(brokers):
     settings = new_settings(brokers)
-    send(settings, b"one", b"two")
+    send(settings, (b"device", b"one"), (b"device", b"two"))
     committed(settings, 1_000, "done:AQ==")
     assigned, values = await read(settings, 2)
     assert values == [b"one", b"two"]
@@ -59,7 +59,7 @@ async def test_a_position_beyond_the_end_means_another_topic_which_is_read_from_
 
 async def test_a_position_at_the_end_is_kept_and_what_is_before_it_is_read_again(brokers):
     settings = new_settings(brokers)
-    send(settings, b"one")
+    send(settings, (b"device", b"one"))
     committed(settings, 1, "")
     assigned, values = await read(settings.model_copy(update={"history_messages": 1}), 1)
     assert values == [b"one"]

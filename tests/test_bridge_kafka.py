@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,11 +57,8 @@ async def test_it_serves_the_topics_tells_how_it_is_and_ends_when_told_to(engine
         async with serving(engines) as service:
             with process(log, "--url", service.url, "--port", "0", **environment) as bridge:
                 reader = Reader(settings, settings.output_topic)
-                deadline = time.monotonic() + PATIENCE_SECONDS
-                while len(reader.messages) < len(chunks) and time.monotonic() < deadline:
-                    await asyncio.to_thread(reader.wait)
+                await asyncio.to_thread(reader.wait_for, len(chunks), PATIENCE_SECONDS)
                 reader.close()
-                assert len(reader.messages) == len(chunks), log.read_text()
                 listening = logged(log, "bridge is listening")
                 assert listening
                 async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listening['port']}") as http:

@@ -54,12 +54,6 @@ def send_silence(settings: KafkaSettings, device: str, count: int) -> set[str]:
     return {chunk.chunk_id for chunk in chunks}
 
 
-async def wait_for(reader: Reader, chunk_ids: set[str]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not chunk_ids <= {transcript["chunk_id"] for transcript in await asyncio.to_thread(reader.read)}:
-            pass
-
-
 @pytest.mark.parametrize("meanwhile", ["it runs", "it is away"])
 async def test_nothing_of_the_new_topic_is_lost(broker, meanwhile):
     """Neither what is before the old position nor what is behind it."""
@@ -68,14 +62,14 @@ async def test_nothing_of_the_new_topic_is_lost(broker, meanwhile):
     reader = Reader(settings, settings.output_topic)
     try:
         async with bridged(settings):
-            await wait_for(reader, send_silence(settings, "old", 5))
+            await asyncio.to_thread(reader.wait_for_chunks, send_silence(settings, "old", 5), PATIENCE_SECONDS)
             if meanwhile == "it runs":
                 await make_again(settings)
-                await wait_for(reader, send_silence(settings, "new", 12))
+                await asyncio.to_thread(reader.wait_for_chunks, send_silence(settings, "new", 12), PATIENCE_SECONDS)
         if meanwhile == "it is away":
             await make_again(settings)
             sent = send_silence(settings, "new", 12)
             async with bridged(settings):
-                await wait_for(reader, sent)
+                await asyncio.to_thread(reader.wait_for_chunks, sent, PATIENCE_SECONDS)
     finally:
         reader.close()
