@@ -82,7 +82,7 @@ class Bridge:
         pause, resume = self._flow()
         news, messages = await broker.poll(pause, resume)
         for new in news:
-            await self._hear(new)
+            await self._change(new)
         contents: list[Readable | str] = []
         if messages:
             contents = await asyncio.to_thread(lambda: [read_message(message, self._settings) for message in messages])
@@ -97,6 +97,10 @@ class Bridge:
                 self._committed(batch)
             else:
                 self._metrics.aborts_total.inc()
+        await self._watch(broker)
+
+    async def _watch(self, broker: Broker) -> None:
+        """See now and then how things are."""
         if time.monotonic() - self._looked_at >= LOOK_SECONDS:
             self._brokers_answer = await broker.look()
             self._looked_at = time.monotonic()
@@ -106,7 +110,7 @@ class Bridge:
             positions = {number: partition.ledger.position for number, partition in self._partitions.items()}
             self._metrics.lag.set(await broker.lag(positions))
 
-    async def _hear(self, new: Assigned | Revoked) -> None:
+    async def _change(self, new: Assigned | Revoked) -> None:
         match new:
             case Assigned(number, position, text):
                 _log.info("partition assigned", partition=number, position=position)
@@ -135,7 +139,7 @@ class Bridge:
         batch = Batch()
         for number in numbers:
             partition = self._partitions.get(number)
-            if partition and partition.has_news:
+            if partition and partition.is_uncommitted:
                 batch.records += partition.ready
                 batch.positions[number] = partition.ledger.statement()
                 batch.answers[number] = len(partition.ready)
@@ -147,7 +151,7 @@ class Bridge:
         for number, answers in batch.answers.items():
             partition = self._partitions[number]
             del partition.ready[:answers]
-            partition.has_news = partition.ledger.statement() != batch.positions[number]
+            partition.is_uncommitted = partition.ledger.statement() != batch.positions[number]
 
     def _count(self) -> None:
         partitions = self._partitions.values()

@@ -224,8 +224,12 @@ class Broker:
             try:
                 self._admin.create_topics([NewTopic(name, partitions)])[name].result(CALL_SECONDS)
                 _log.info("topic made", topic=name)
-            except (KafkaException, TimeoutError) as error:
-                _log.warning("topic could not be made", topic=name, reason=repr(error))
+            except TimeoutError:
+                _log.warning("topic could not be made", topic=name, reason=f"no answer within {CALL_SECONDS:g} s")
+            except KafkaException as failure:
+                error: KafkaError = failure.args[0]
+                if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:  # as another replica, or asking for it, made it
+                    _log.warning("topic could not be made", topic=name, reason=str(error))
 
     def _poll(self, pause: list[int], resume: list[int]) -> tuple[list[Assigned | Revoked], list[Message]]:
         if pause:
@@ -275,6 +279,7 @@ class Broker:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Read from before the committed position on: what was said there tells about what follows."""
+        # The answer asked for at the start, or a new one; brokers that have not told are not waited for again.
         self._learn_topic_id(self._ask_for_topic_id() if self._topic_id or not self._asked else self._asked)
         places = []
         # The brokers do not tell positions while a transaction is open, be it that of a replica that has died.

@@ -70,7 +70,7 @@ class Partition:
         """Which messages are answered."""
         self.ready: list[Record] = []
         """What is to be produced, in order."""
-        self.has_news = False
+        self.is_uncommitted = False
         """Whether the ledger knows more than was committed."""
         self.paused = False
         """Whether it is read no further."""
@@ -164,17 +164,17 @@ class Partition:
         transcript = _transcript(answer, self._settings.language, self._transcriber.model, seconds)
         key = answer.piece.chunk.device_id.encode()
         self.ready.append(Record(self._settings.output_topic, key, transcript.model_dump_json().encode()))
-        self._settled(answer.piece)
+        self._release(answer.piece)
         self._done(answer.piece.offset)
 
     def refuse(self, piece: Piece, reason: str) -> None:
         """A piece gets no answer; nothing is to be said of one that had its answer before."""
         if not piece.answered:
-            self._bury(self._settled(piece), reason)
+            self._bury(self._release(piece), reason)
 
     # ------------------------------------------------------------------ inside
 
-    def _settled(self, piece: Piece) -> Message:
+    def _release(self, piece: Piece) -> Message:
         """The piece's message, for which nobody waits any more."""
         message = self._waiting.pop(piece.offset)
         self._bytes -= _size(piece, message)
@@ -187,7 +187,7 @@ class Partition:
 
     def _done(self, offset: int) -> None:
         self.ledger.done(offset)
-        self.has_news = True
+        self.is_uncommitted = True
         self._progress_at = self._listened_s
         self._metrics.chunks_total.inc()
 

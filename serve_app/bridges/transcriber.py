@@ -136,19 +136,18 @@ class Transcriber:
                 tries, wait_s = 0, FIRST_RETRY_SECONDS
                 continue
             except client.ServerError as error:
-                self.is_well = True
-                reason = str(error)
+                self.is_well, reason = True, str(error)
+                may_be_the_audio = error.code in MOST_TRIES
                 most_tries = MOST_TRIES.get(error.code, most_tries)
-                tries += error.code in MOST_TRIES
             except client.ClientError as error:
-                self.is_well = False
-                reason = str(error)
+                self.is_well, reason = False, str(error)
+                may_be_the_audio = False
             if live.answers > before:
                 tries, wait_s = 0, FIRST_RETRY_SECONDS
             else:
-                wait_s = min(2 * wait_s, LONGEST_RETRY_SECONDS)
+                tries, wait_s = tries + may_be_the_audio, min(2 * wait_s, LONGEST_RETRY_SECONDS)
             _log.warning("session with the service lost", reason=reason, tries=tries)
-            if alone and tries >= most_tries and (piece := session.refuse()):
+            if alone and may_be_the_audio and tries >= most_tries and (piece := session.refuse()):
                 refused(piece, f"the service failed on it {tries} times: {reason}")
                 tries, wait_s = 0, FIRST_RETRY_SECONDS
             await asyncio.sleep(wait_s)
