@@ -76,3 +76,4 @@ def test_what_learns_gets_gradients_and_the_bank_gets_none(quantize: bool) -> No
     bank = [stage.conv.conv.weight for stage in list(training.mimi.encoder.model)[:FIXED_STAGES:2]]
     assert not learning & {id(weight) for weight in bank}
     assert all(weight.grad is not None for weight in training.mimi.encoder_transformer.parameters())
+    assert not any(average.requires_grad for average in training.mimi.quantizer.buffers())  # or each step's graph stays

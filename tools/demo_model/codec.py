@@ -229,6 +229,8 @@ class CodecTraining(nn.Module):
         shown = {"right": right}
         if quantize:
             result = self.mimi.quantizer(latent, FRAMES_PER_SECOND)
+            for average in self.mimi.quantizer.buffers():
+                average.detach_()  # moshi's running averages would keep every step's graph
             more, shown["quantized"] = self.quantized.loss(result.x.transpose(1, 2), made)
             loss = loss + more + 0.25 * result.penalty
         return loss, shown
