@@ -100,7 +100,7 @@ class Bridge:
         await self._watch(broker)
 
     async def _watch(self, broker: Broker) -> None:
-        """See now and then how things are."""
+        """See now and then whether the brokers are there, and how much waits."""
         if time.monotonic() - self._looked_at >= LOOK_SECONDS:
             self._brokers_answer = await broker.look()
             self._looked_at = time.monotonic()

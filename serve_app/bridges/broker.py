@@ -41,7 +41,7 @@ STUCK_SECONDS = 60.0
 SESSION_SECONDS = 10.0
 """A replica of which the brokers have not heard for so long has lost its partitions."""
 
-LOOK_SECONDS = 2.0
+LOOK_TIMEOUT_SECONDS = 2.0
 """How long brokers may take to say that they are there; meanwhile nothing else is done."""
 
 LARGEST_ANSWER_BYTES = 2**30
@@ -251,7 +251,7 @@ class Broker:
 
     def _look(self) -> bool:
         try:
-            self._consumer.list_topics(self._settings.input_topic, timeout=LOOK_SECONDS)
+            self._consumer.list_topics(self._settings.input_topic, timeout=LOOK_TIMEOUT_SECONDS)
         except KafkaException:
             return False
         if self._asked and self._asked.done():
@@ -261,7 +261,7 @@ class Broker:
 
     def _ask_for_topic_id(self) -> Future[TopicDescription]:
         name = self._settings.input_topic
-        self._asked = self._admin.describe_topics(TopicCollection([name]), request_timeout=LOOK_SECONDS)[name]
+        self._asked = self._admin.describe_topics(TopicCollection([name]), request_timeout=LOOK_TIMEOUT_SECONDS)[name]
         return self._asked
 
     def _learn_topic_id(self, answer: Future[TopicDescription]) -> None:

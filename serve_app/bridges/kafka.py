@@ -4,7 +4,7 @@ LOOM_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 python -m serve_app.bridges.kafka [--url
 
 Settings come from the environment (`LOOM_KAFKA_…` and `SESSION_GAP_SECONDS`, see `serve_app.settings.ENVIRONMENT`)
 and from `--config FILE`, a Serve config file with a group `kafka`. `--url` wins over both (`kafka.service_url`).
-`GET /healthz`, `/readyz` (503 until the brokers have answered, and while sessions do not reach the service) and
+`GET /healthz`, `/readyz` (503 while the brokers do not answer, and while sessions do not reach the service) and
 `/metrics` are answered at `--host` and `--port`, else LOOM_HOST and LOOM_PORT, else 127.0.0.1:8002; `--port 0` takes
 any free one.
 

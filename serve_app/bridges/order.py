@@ -145,10 +145,7 @@ class Order:
         return self._hold_s > 0 and self._most_held > 0
 
     def _adjoins(self, piece: Piece, first: Piece) -> bool:
-        """Whether the piece is the one before the first number, of a device that counts from there.
-
-        Nothing waits for it, so that devices that count from the first number are not kept waiting.
-        """
+        """Whether the piece has the number before the first one, and was recorded just before that one."""
         is_in_time = self._holds_back and piece.arrived_at - first.arrived_at < self._hold_s
         precedes = piece.begins_at < first.begins_at and abs(first.begins_at - piece.ends_at) <= self._gap_s
         return is_in_time and precedes and piece.chunk.sequence_number == FIRST_NUMBER - 1
