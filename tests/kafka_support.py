@@ -104,6 +104,17 @@ def send(settings: KafkaSettings, *messages: AudioChunk | Raw) -> None:
     assert producer.flush(ANSWER_SECONDS) == 0
 
 
+def commit_position(settings: KafkaSettings, position: int, text: str) -> None:
+    """Commit a position of every partition, as an earlier bridge did."""
+    consumer = Consumer(settings.client_properties | {"group.id": settings.group_id})
+    partitions = (
+        consumer.list_topics(settings.input_topic, timeout=ANSWER_SECONDS).topics[settings.input_topic].partitions
+    )
+    places = [TopicPartition(settings.input_topic, number, position, metadata=text) for number in partitions]
+    consumer.commit(offsets=places, asynchronous=False)
+    consumer.close()
+
+
 class Reader:
     """A `read_committed` reader of a whole topic, which comes into being if it is not there."""
 

@@ -6,13 +6,15 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
+from confluent_kafka import Uuid
 from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 
 from serve_app.bridges.bridge import Bridge
 from serve_app.bridges.settings import KafkaSettings
+from serve_app.bridges.topic_mark import mark
 from serve_app.telemetry.bridge_metrics import BridgeMetrics
-from tests.kafka_support import Reader, cut, new_settings, send
+from tests.kafka_support import Reader, commit_position, cut, new_settings, send
 
 PATIENCE_SECONDS = 120
 NOWHERE = "ws://127.0.0.1:1/v1/stream"
@@ -71,5 +73,18 @@ async def test_nothing_of_the_new_topic_is_lost(broker, meanwhile):
             sent = send_silence(settings, "new", 12)
             async with bridged(settings):
                 await asyncio.to_thread(reader.wait_for_chunks, sent, PATIENCE_SECONDS)
+    finally:
+        reader.close()
+
+
+async def test_a_position_that_was_committed_for_another_topic_means_nothing(broker):
+    settings = new_settings(broker.address)
+    make(settings)
+    sent = send_silence(settings, "new", 12)
+    commit_position(settings, 5, mark(str(Uuid(1, 2)), ""))
+    reader = Reader(settings, settings.output_topic)
+    try:
+        async with bridged(settings):
+            await asyncio.to_thread(reader.wait_for_chunks, sent, PATIENCE_SECONDS)
     finally:
         reader.close()
