@@ -9,6 +9,7 @@ Whatever is wrong is reported at once, one line per problem: file or variable, k
 
 import hashlib
 import ipaddress
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,8 @@ from pydantic import (
 from serve_app.bridges.settings import SECURITY, KafkaSettings
 from serve_app.gpus import Gpus
 from serve_app.problems import describe, did_you_mean, group_of, written
+
+_log = logging.getLogger(__name__)  # not structlog's: settings are read before logs are set up, and this goes to stderr
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds `serve_app/` and `configs/`, wherever Ray unpacked it on this machine."""
@@ -731,7 +734,8 @@ def from_args(
     """Build the settings from an application's `args` and the environment; `origin` names the file in messages.
 
     The environment wins over `args`, and over both win `options`, what a command line says of top-level keys. An empty
-    variable counts as unset. Raises `SettingsError`.
+    variable counts as unset, and so do those of the Kafka bridge where nothing names brokers: they may be left over
+    from another service, and only the log says so. Raises `SettingsError`.
     """
     # A group whose every key is commented out reads as None in YAML: that is an empty group, not a mistake.
     groups = {name for name, field in Settings.model_fields.items() if group_of(field.annotation)}
@@ -760,6 +764,9 @@ def from_args(
             )
         group[key[-1]] = value
         sources[key] = f"{sources[key]}, {variable}" if key in sources else variable
+    if "kafka" not in args and ("kafka", "bootstrap_servers") not in sources and values.pop("kafka", None):
+        ignored = ", ".join(names for key, names in sources.items() if key[0] == "kafka")
+        _log.warning("%s: ignored, as LOOM_KAFKA_BOOTSTRAP_SERVERS names no brokers: there is no Kafka bridge", ignored)
     blamed: dict[tuple[str | int, ...], str] = {key: f"environment variable {names}" for key, names in sources.items()}
     for option, value in options.items():
         values[option] = value

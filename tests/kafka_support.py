@@ -1,18 +1,35 @@
-"""Kafka in tests: librdkafka's own mock cluster (the real protocol over TCP), chunks of clips, what came out."""
+"""Kafka in tests: librdkafka's own mock cluster (the real protocol over TCP), chunks of clips, what came out.
+
+`tests/kafka` has real brokers instead of the mock cluster.
+"""
 
 import json
+import time
 import uuid
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
 
 from serve_app.bridges.messages import AudioChunk, ChunkFormat
 from serve_app.bridges.settings import KafkaSettings
+from tests.audio_signals import encoded
 
 BEGINNING = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+CHUNK_SECONDS = 1.5
+
+FILES = {"wav": ("wav", "pcm_s16le"), "opus": ("ogg", "libopus"), "mp3": ("mp3", "libmp3lame")}
+"""Formats of which each chunk is a file: FFmpeg's names of container and codec."""
+
+ANSWER_SECONDS = 60.0
+"""For brokers to answer; not for words."""
+
+Raw = tuple[bytes | None, bytes | None]
+"""A message's key and its value."""
 
 
 @contextmanager
@@ -39,16 +56,24 @@ def new_settings(brokers: str, **changes) -> KafkaSettings:
     )
 
 
-def cut(samples: np.ndarray, device: str, seconds: float = 1.5, rate_hz: int = 24_000, **changes) -> list[AudioChunk]:
-    """The samples, float32 [n], as chunks of so many seconds, in float32 unless `format` says s16."""
-    step, encoding = round(seconds * rate_hz), changes.pop("format", "f32")
+def cut(
+    samples: np.ndarray,
+    device: str,
+    seconds: float = CHUNK_SECONDS,
+    rate_hz: int = 24_000,
+    format: ChunkFormat = "f32",
+    beginning: datetime = BEGINNING,
+    **changes,
+) -> list[AudioChunk]:
+    """What a device sends: samples, float32 [n], in chunks that follow one another without a gap, counted from 0."""
+    step = round(seconds * rate_hz)
     return [
         AudioChunk.model_construct(
             device_id=device,
-            recorded_at=BEGINNING + timedelta(seconds=start / rate_hz),
-            audio_data=encode(samples[start : start + step], encoding),
+            recorded_at=beginning + timedelta(seconds=start / rate_hz),
+            audio_data=encode(samples[start : start + step], format, rate_hz),
             sample_rate=rate_hz,
-            format=encoding,
+            format=format,
             duration_seconds=len(samples[start : start + step]) / rate_hz,
             chunk_id=f"{device}-{number}",
             sequence_number=number,
@@ -57,50 +82,118 @@ def cut(samples: np.ndarray, device: str, seconds: float = 1.5, rate_hz: int = 2
     ]
 
 
-def encode(samples: np.ndarray, encoding: ChunkFormat) -> bytes:
-    """Raw samples."""
-    if encoding == "s16":
+def encode(samples: np.ndarray, format: ChunkFormat, rate_hz: int) -> bytes:
+    """Raw samples, or a file."""
+    if format in FILES:
+        return encoded(samples, rate_hz, *FILES[format])
+    if format == "s16":
         return np.rint(np.clip(samples, -1, 1) * 32_767).astype("<i2").tobytes()
     return samples.astype("<f4").tobytes()
 
 
-def send(settings: KafkaSettings, *chunks: AudioChunk | bytes, key: str = "stranger") -> None:
-    """Produce chunks, and bytes that are none."""
-    producer = Producer({"bootstrap.servers": settings.bootstrap_servers, "message.max.bytes": 2**27})
-    for chunk in chunks:
-        value = chunk if isinstance(chunk, bytes) else chunk.model_dump_json().encode()
-        producer.produce(settings.input_topic, value, key if isinstance(chunk, bytes) else chunk.device_id)
+def send(settings: KafkaSettings, *messages: AudioChunk | Raw) -> None:
+    """Produce chunks under their devices' names, and whatever else."""
+    # Idempotent: what is sent again after a failure must not come behind what followed it.
+    properties = {"message.max.bytes": 2**27, "enable.idempotence": True}
+    producer = Producer(settings.client_properties | properties)
+    for message in messages:
+        is_chunk = isinstance(message, AudioChunk)
+        key, value = (message.device_id.encode(), message.model_dump_json().encode()) if is_chunk else message
+        producer.produce(settings.input_topic, value, key)
         producer.poll(0)
-    assert producer.flush(60) == 0
+    assert producer.flush(ANSWER_SECONDS) == 0
+
+
+def commit_position(settings: KafkaSettings, position: int, text: str) -> None:
+    """Commit a position of every partition, as an earlier bridge did."""
+    consumer = Consumer(settings.client_properties | {"group.id": settings.group_id})
+    partitions = (
+        consumer.list_topics(settings.input_topic, timeout=ANSWER_SECONDS).topics[settings.input_topic].partitions
+    )
+    places = [TopicPartition(settings.input_topic, number, position, metadata=text) for number in partitions]
+    consumer.commit(offsets=places, asynchronous=False)
+    consumer.close()
 
 
 class Reader:
-    """Reads a topic from its beginning, as a `read_committed` consumer does."""
+    """A `read_committed` reader of a whole topic, which comes into being if it is not there."""
 
     def __init__(self, settings: KafkaSettings, topic: str) -> None:
+        self.messages: list[Message] = []
         self._consumer = Consumer(
-            {
-                "bootstrap.servers": settings.bootstrap_servers,
-                "group.id": uuid.uuid4().hex,
-                "auto.offset.reset": "earliest",
+            settings.client_properties
+            | {
+                "group.id": "nobody",  # no group is joined, but the library wants a name
                 "enable.auto.commit": False,
                 "isolation.level": "read_committed",
-                "topic.metadata.refresh.interval.ms": 500,
                 "allow.auto.create.topics": True,
                 "log_level": 0,
             }
         )
-        self._consumer.subscribe([topic])
-        self.messages: list = []
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while not (partitions := self._consumer.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic].partitions):
+            assert time.monotonic() < deadline, f"expected a topic {topic}, got none"
+            time.sleep(0.1)
+        self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
 
-    def wait(self) -> None:
-        """Wait a moment for messages."""
-        self.messages += [message for message in self._consumer.consume(100, 0.2) if message.error() is None]
+    def wait(self, seconds: float = 0.2) -> None:
+        """Wait for messages, and read what is there."""
+        for message in self._consumer.consume(100, seconds):
+            error = message.error()
+            if error is None:
+                self.messages.append(message)
+            elif not (error.retriable() or error.code() < 0):  # else the brokers are away; the library tries again
+                raise KafkaException(error)
 
-    def read(self) -> list[dict]:
-        """Wait a moment; all messages so far, as JSON."""
-        self.wait()
-        return [json.loads(message.value()) for message in self.messages]
+    def wait_for(self, count: int, seconds: float, check: Callable[[], None] = lambda: None) -> None:
+        """Read until there are so many messages; `check` raises if they cannot come any more."""
+        deadline = time.monotonic() + seconds
+        while len(self.messages) < count:
+            check()
+            assert time.monotonic() < deadline, f"expected {count} messages, got {len(self.messages)} in {seconds:g} s"
+            self.wait()
+
+    def wait_for_chunks(
+        self, chunk_ids: Iterable[str], seconds: float, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Read until there is a message for each of these chunks; `check` as above."""
+        wanted, deadline = set(chunk_ids), time.monotonic() + seconds
+        while missing := wanted - set(self.chunk_ids()):
+            check()
+            assert time.monotonic() < deadline, f"no transcripts of {sorted(missing)} in {seconds:g} s"
+            self.wait()
+
+    def wait_quietly(self, seconds: float) -> None:
+        """Read whatever else comes in so many seconds."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.wait(min(left, 0.2))
+
+    def values(self) -> list[dict[str, Any]]:
+        """All messages so far, which are JSON."""
+        return [json.loads(message.value() or b"null") for message in self.messages]
+
+    def chunk_ids(self) -> list[str]:
+        """Of all messages so far."""
+        return [value["chunk_id"] for value in self.values()]
+
+    def by_device(self) -> dict[str, list[dict[str, Any]]]:
+        """The transcripts of each device, in the order in which they came."""
+        found = defaultdict(list)
+        for value in self.values():
+            found[value["device_id"]].append(value)
+        return dict(found)
 
     def close(self) -> None:
         self._consumer.close()
+
+
+def words(transcripts: Iterable[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """The words of one device, with their times in seconds since `BEGINNING`."""
+    found = []
+    for transcript in transcripts:
+        origin = (datetime.fromisoformat(transcript["recorded_at"]) - BEGINNING).total_seconds()
+        found += [
+            (word["word"], origin + word["start_time"], origin + word["end_time"]) for word in transcript["words"]
+        ]
+    return found

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from serve_app import client
 from serve_app.bridges.bridge import Bridge
 from serve_app.bridges.settings import KafkaSettings
 from serve_app.telemetry.bridge_metrics import BridgeMetrics
-from tests.kafka_support import BEGINNING, Reader, cut, mock_brokers, new_settings, send
+from tests.kafka_support import BEGINNING, Reader, cut, mock_brokers, new_settings, send, words
 from tests.support import Service, serving
 
 PATIENCE_SECONDS = 90
@@ -48,10 +48,9 @@ async def read(settings: KafkaSettings, count: int, topic: str = "") -> list[dic
     """The first so many transcripts, or messages of another topic."""
     reader = Reader(settings, topic or settings.output_topic)
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(await asyncio.to_thread(reader.read)) < count:
-                pass
-        return reader.read()
+        await asyncio.to_thread(reader.wait_for, count, PATIENCE_SECONDS)
+        reader.wait()
+        return reader.values()
     finally:
         reader.close()
 
@@ -62,24 +61,22 @@ async def websocket_words(service: Service, samples: np.ndarray) -> list[client.
 
 
 async def test_devices_in_chunks_say_what_a_websocket_says(brokers, service, clip):
+    """Though the first two chunks have changed places."""
     expected = await websocket_words(service, clip.samples)
     settings = new_settings(brokers, session_gap_seconds=8.0)
     devices = [f"device-{number}" for number in range(3)]
     chunks = [cut(clip.samples, device) for device in devices]
-    send(settings, *(chunk for together in zip(*chunks, strict=True) for chunk in together))
+    swapped = [[spoken[1], spoken[0], *spoken[2:]] for spoken in chunks]
+    send(settings, *(chunk for together in zip(*swapped, strict=True) for chunk in together))
     async with bridged(settings, service.url):
         transcripts = await read(settings, sum(map(len, chunks)))
     assert len(transcripts) == sum(map(len, chunks))
     for device, sent in zip(devices, chunks, strict=True):
         answers = [transcript for transcript in transcripts if transcript["device_id"] == device]
         assert [answer["chunk_id"] for answer in answers] == [chunk.chunk_id for chunk in sent]
-        words = [
-            (word["word"], number * 1.5 + word["start_time"], number * 1.5 + word["end_time"])
-            for number, answer in enumerate(answers)
-            for word in answer["words"]
-        ]
-        assert [text for text, _, _ in words] == [word.text for word in expected]
-        for (_, start, end), word in zip(words, expected, strict=True):
+        heard = words(answers)
+        assert [text for text, _, _ in heard] == [word.text for word in expected]
+        for (_, start, end), word in zip(heard, expected, strict=True):
             assert start == pytest.approx(word.start, abs=0.002)
             assert end == pytest.approx(word.end, abs=0.002)
     first = next(answer for answer in transcripts if answer["words"])
@@ -108,14 +105,12 @@ async def test_what_cannot_be_used_becomes_a_dead_letter_and_the_rest_goes_on(br
         b" " * (2**20 + 1): "expected at most 1048576 bytes",
     }
     empty = good[0].model_copy(update={"device_id": "empty", "audio_data": b"", "duration_seconds": 0.0})
-    send(settings, good[0], *poison, empty, good[1], good[0], key="good")
+    send(settings, good[0], *((b"good", value) for value in poison), empty, good[1], good[0])
     async with bridged(settings, service.url) as metrics:
         letters = Reader(settings, settings.dead_letter_topic)
         try:
             transcripts = await read(settings, 3)
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while len(letters.messages) < len(poison):
-                    await asyncio.to_thread(letters.wait)
+            await asyncio.to_thread(letters.wait_for, len(poison), PATIENCE_SECONDS)
         finally:
             letters.close()
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -162,3 +157,15 @@ async def test_a_flood_and_fewer_sessions_than_devices_lose_no_word(brokers, ser
         answers = [answer for answer in transcripts if answer["device_id"] == sent[0].device_id]
         assert [answer["chunk_id"] for answer in answers] == [chunk.chunk_id for chunk in sent]
         assert [word["word"] for answer in answers for word in answer["words"]] == clip.words
+
+
+async def test_a_bridge_without_work_notices_that_the_brokers_have_gone(service):
+    with ExitStack() as there:
+        settings = new_settings(there.enter_context(mock_brokers()))
+        send(settings, (None, b"no chunk"))
+        async with bridged(settings, service.url) as metrics, asyncio.timeout(PATIENCE_SECONDS):
+            while not (metrics.connected._value.get() and metrics.dead_letters_total._value.get()):
+                await asyncio.sleep(0.1)
+            there.close()
+            while metrics.connected._value.get():
+                await asyncio.sleep(0.1)

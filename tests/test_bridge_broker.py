@@ -5,11 +5,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from serve_app.bridges.broker import Assigned, Batch, Broker, BrokerFailed
 from serve_app.bridges.settings import KafkaSettings
-from tests.kafka_support import mock_brokers, new_settings, send
+from tests.kafka_support import commit_position, mock_brokers, new_settings, send
 
 PATIENCE_SECONDS = 60
 
@@ -18,17 +17,6 @@ PATIENCE_SECONDS = 60
 def brokers() -> Iterator[str]:
     with mock_brokers() as address:
         yield address
-
-
-def committed(settings: KafkaSettings, position: int, metadata: str) -> None:
-    """Commit a position of every partition, as an earlier bridge did."""
-    consumer = Consumer({"bootstrap.servers": settings.bootstrap_servers, "group.id": settings.group_id})
-    partitions = (
-        consumer.list_topics(settings.input_topic, timeout=PATIENCE_SECONDS).topics[settings.input_topic].partitions
-    )
-    places = [TopicPartition(settings.input_topic, number, position, metadata=metadata) for number in partitions]
-    consumer.commit(offsets=places, asynchronous=False)
-    consumer.close()
 
 
 async def read(settings: KafkaSettings, count: int) -> tuple[list[Assigned], list[bytes]]:
@@ -50,17 +38,17 @@ async def read(settings: KafkaSettings, count: int) -> tuple[list[Assigned], lis
 
 async def test_a_position_beyond_the_end_means_another_topic_which_is_read_from_its_beginning(brokers):
     settings = new_settings(brokers)
-    send(settings, b"one", b"two")
-    committed(settings, 1_000, "done:AQ==")
+    send(settings, (b"device", b"one"), (b"device", b"two"))
+    commit_position(settings, 1_000, "done:AQ==")
     assigned, values = await read(settings, 2)
     assert values == [b"one", b"two"]
-    assert {(one.position, one.metadata) for one in assigned} == {(0, None)}
+    assert {(one.position, one.text) for one in assigned} == {(0, "")}
 
 
 async def test_a_position_at_the_end_is_kept_and_what_is_before_it_is_read_again(brokers):
     settings = new_settings(brokers)
-    send(settings, b"one")
-    committed(settings, 1, "")
+    send(settings, (b"device", b"one"))
+    commit_position(settings, 1, "")
     assigned, values = await read(settings.model_copy(update={"history_messages": 1}), 1)
     assert values == [b"one"]
     assert 1 in {one.position for one in assigned}

@@ -108,6 +108,22 @@ def test_a_piece_that_nobody_can_hear_is_taken_out():
     assert session.refuse() is None
 
 
+def test_a_piece_can_be_heard_alone():
+    session = DeviceSession(30)
+    for number in range(3):
+        session.add(piece(number, answered=number == 0))
+    session.restart(alone=True)
+    session.add(piece(3))
+    assert send_all(session) + len(session.last_audio()) == pytest.approx(24_000, abs=3)
+    assert session.is_behind
+    session.hear("one", 0.2, 0.5, 0.9)
+    assert told(session.finish()) == [(1, ["one"])]
+    session.restart()
+    assert session.last_audio() is None
+    assert send_all(session) == pytest.approx(4 * 24_000, rel=0.02)
+    assert told(session.finish()) == [(2, []), (3, [])]
+
+
 class Service:
     """Hears the same words in every stream, wherever it begins."""
 
@@ -131,8 +147,10 @@ class Service:
         self._settled_s = until_s
 
 
-STREAMS = st.lists(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), max_size=8), max_size=4)
-"""Streams that break off: steps in which a piece comes, or not, and a share of what was sent is heard."""
+STEPS = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), max_size=8)
+STREAMS = st.lists(st.tuples(st.booleans(), STEPS), max_size=4)
+"""Streams that break off, or hear one piece alone: steps in which a piece comes, or not, and a share of what was sent
+is heard."""
 
 
 @given(
@@ -142,21 +160,23 @@ STREAMS = st.lists(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), max_size=
     streams=STREAMS,
 )
 def test_every_piece_is_answered_once_in_order_and_every_word_is_where_it_ends(
-    seconds: list[float], ends: list[int], history: float, streams: list[list[tuple[bool, float]]]
+    seconds: list[float], ends: list[int], history: float, streams: list[tuple[bool, list[tuple[bool, float]]]]
 ) -> None:
     bounds = np.cumsum([0.0, *seconds])
     # Not where two pieces meet: the service rounds its times.
     ends_s = [end / 100 for end in sorted(ends) if min(abs(bounds - end / 100)) > 0.005 and end / 100 < bounds[-1]]
     session, answers, to_come = DeviceSession(history), [], [piece(n, length) for n, length in enumerate(seconds)]
-    for steps in [*streams, None]:
-        session.restart()
-        first = session._pieces[0].piece.offset if session._pieces else 0
+    for alone, steps in [*streams, (False, [])]:
+        session.restart(alone=alone)
+        first = session._to_send[0].piece.offset if session._to_send else 0
         service = Service(session, float(bounds[first]), ends_s)
-        for comes, share in steps or []:
+        for comes, share in steps:
             if comes and to_come:
                 session.add(to_come.pop(0))
             send_all(session)
             answers += service.hear(share)
+        if session.last_audio() is not None:
+            answers += service.finish()
     for last in to_come:
         session.add(last)
     session.end()

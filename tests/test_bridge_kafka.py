@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +32,13 @@ def process(log: Path, *arguments: str, **environment: str) -> Iterator[subproce
         running.wait()
 
 
+def lines_of(log: Path) -> list[dict]:
+    """What was logged: nothing else goes to stdout or stderr. The last line may still be on its way."""
+    return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
 def logged(log: Path, event: str) -> dict | None:
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    return next((line for line in lines if line["event"] == event), None)
+    return next((line for line in lines_of(log) if line["event"] == event), None)
 
 
 async def test_it_serves_the_topics_tells_how_it_is_and_ends_when_told_to(engines, clip, tmp_path):
@@ -54,11 +57,8 @@ async def test_it_serves_the_topics_tells_how_it_is_and_ends_when_told_to(engine
         async with serving(engines) as service:
             with process(log, "--url", service.url, "--port", "0", **environment) as bridge:
                 reader = Reader(settings, settings.output_topic)
-                deadline = time.monotonic() + PATIENCE_SECONDS
-                while len(reader.messages) < len(chunks) and time.monotonic() < deadline:
-                    await asyncio.to_thread(reader.wait)
+                await asyncio.to_thread(reader.wait_for, len(chunks), PATIENCE_SECONDS)
                 reader.close()
-                assert len(reader.messages) == len(chunks), log.read_text()
                 listening = logged(log, "bridge is listening")
                 assert listening
                 async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listening['port']}") as http:
@@ -88,5 +88,11 @@ async def test_without_brokers_it_is_not_ready_and_still_ends_when_told_to(tmp_p
                 await asyncio.sleep(0.1)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listening['port']}") as http:
             assert (await http.get("/readyz")).status_code == 503
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (told := [line for line in lines_of(log) if line.get("facility") == "FAIL"]):
+                await asyncio.sleep(0.1)
+        assert "Connection refused" in told[0]["event"]
+        assert told[0]["client"].startswith("rdkafka#")
+        assert (told[0]["level"], told[0]["logger"]) == ("error", "serve_app.bridges.librdkafka_log")
         bridge.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(bridge.wait, PATIENCE_SECONDS) == 0

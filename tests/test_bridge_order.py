@@ -4,12 +4,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.bridges.audio import Sound
 from serve_app.bridges.messages import AudioChunk
-from serve_app.bridges.order import Order, Piece, SessionEnds, Spoken, Step, TooLate
+from serve_app.bridges.order import Order, Piece, SessionEnds, Spoken, SpokenBefore, Step, TooLate
 from serve_app.bridges.settings import KafkaSettings
 from tests.kafka_support import BEGINNING
 
@@ -17,7 +18,7 @@ SETTINGS = KafkaSettings(bootstrap_servers="x", session_gap_seconds=5.0, reorder
 SOUND = Sound(np.zeros(8_000, np.float32), 8_000)
 
 
-def piece(number: int | None, second: float | None = None, offset: int = 0) -> Piece:
+def piece(number: int | None, second: float | None = None, offset: int = 0, arrived_at: float = 0.0) -> Piece:
     """A second of audio, the `number`th of its device."""
     chunk = AudioChunk(
         device_id="d",
@@ -26,11 +27,11 @@ def piece(number: int | None, second: float | None = None, offset: int = 0) -> P
         chunk_id=f"c{number}",
         sequence_number=number,
     )
-    return Piece(chunk, offset, SOUND, answered=False, arrived_at=0.0)
+    return Piece(chunk, offset, SOUND, answered=False, arrived_at=arrived_at)
 
 
 def told(steps) -> list[str]:
-    """`b3`: a session begins with 3; `3`: it goes on; `end`; `late1`."""
+    """`b3`: a session begins with 3; `3`: it goes on; `before0`; `end`; `late1`."""
     return [_told(step) for step in steps]
 
 
@@ -38,6 +39,8 @@ def _told(step: Step) -> str:
     match step:
         case Spoken(piece, begins):
             return ("b" if begins else "") + str(piece.chunk.sequence_number)
+        case SpokenBefore(piece):
+            return f"before{piece.chunk.sequence_number}"
         case SessionEnds():
             return "end"
         case TooLate(piece):
@@ -61,6 +64,20 @@ def test_a_device_that_is_first_heard_of_in_the_middle_may_have_sent_more_before
     assert told(order.take(piece(7), 1.0)) == []
     assert told(order.tick(2.0, 0.0)) == ["b7", "8"]
     assert told(order.take(piece(9), 2.0)) == ["9"]
+
+
+def test_a_device_that_counts_from_0_may_be_heard_of_with_1_first():
+    assert run(1, 0, 2, 0) == ["b1", "before0", "2", "late0"]
+    assert run(1, 2, 0, 3) == ["b1", "2", "before0", "3"]
+    assert run(1, -1, 0) == ["b1", "late-1", "before0"]
+    assert run(1, 0, settings=SETTINGS.model_copy(update={"reorder_seconds": 0.0})) == ["b1", "late0"]
+
+
+@pytest.mark.parametrize(("arrived_at", "second"), [(2.0, 0.0), (0.0, -5.1), (0.0, 1.0)])
+def test_a_chunk_0_that_comes_after_the_window_or_was_recorded_at_another_time_is_late(arrived_at, second):
+    order = Order(SETTINGS)
+    list(order.take(piece(1), 0.0))
+    assert told(order.take(piece(0, second, arrived_at=arrived_at), arrived_at)) == ["late0"]
 
 
 def test_what_was_answered_before_a_crash_is_the_beginning():
@@ -198,6 +215,9 @@ def test_every_piece_comes_out_once_and_sessions_begin_and_end_in_turn(arrivals)
             case Spoken(one, begins):
                 assert begins != open_
                 open_ = True
+                came.append(one.offset)
+            case SpokenBefore(one):
+                assert open_
                 came.append(one.offset)
             case SessionEnds():
                 assert open_

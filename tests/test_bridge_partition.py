@@ -1,11 +1,70 @@
-"""What a partition writes of a message that cannot be answered."""
+"""What a partition writes, and when."""
 
+import json
+from datetime import timedelta
+
+import pytest
 from confluent_kafka import Message
+from prometheus_client import CollectorRegistry
 
-from serve_app.bridges.partition import MOST_KEY_BYTES, dead_letter
-from tests.kafka_support import new_settings
+from serve_app.bridges import partition as module
+from serve_app.bridges.ledger import Ledger
+from serve_app.bridges.messages import AudioChunk
+from serve_app.bridges.partition import MOST_KEY_BYTES, Partition, dead_letter, read_message
+from serve_app.bridges.transcriber import Transcriber
+from serve_app.telemetry.bridge_metrics import BridgeMetrics
+from tests.kafka_support import BEGINNING, new_settings
 
-SETTINGS = new_settings("x", dead_letter_bytes=10)
+SETTINGS = new_settings("x", dead_letter_bytes=10, reorder_seconds=2.0)
+
+
+class Clock:
+    """Takes the place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def silent(number: int) -> Message:
+    """The `number`th chunk of a device, without samples: it is answered as soon as it is its turn."""
+    chunk = AudioChunk(
+        device_id="d",
+        recorded_at=BEGINNING + timedelta(seconds=number),
+        audio_data=b"",
+        chunk_id=f"d-{number}",
+        sequence_number=number,
+    )
+    return Message(topic="audio", partition=0, offset=number, value=chunk.model_dump_json().encode())
+
+
+@pytest.mark.parametrize(
+    ("turns_s", "written"),
+    [([60.0], ["d-1", "d-2", "d-3"]), ([0.1] * 30, ["d-1", "d-3", "sequence_number: expected 4, got 2: too late"])],
+)
+async def test_what_the_bridge_does_instead_of_listening_counts_as_nobodys_silence(turns_s, written, monkeypatch):
+    """The second chunk comes while the bridge is stuck in one turn, or does not come in many."""
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    transcriber = Transcriber("ws://127.0.0.1:1/v1/stream", None, 1)
+    partition = Partition(Ledger(), SETTINGS, transcriber, BridgeMetrics(CollectorRegistry()))
+    try:
+        for number in (1, 3):
+            partition.take(silent(number), read_message(silent(number), SETTINGS))
+            partition.tick()
+        for turn_s in turns_s:
+            clock.now += turn_s
+            partition.tick()
+        partition.take(silent(2), read_message(silent(2), SETTINGS))
+        told = [
+            dict(record.headers)["reason"].decode() if record.headers else json.loads(record.value)["chunk_id"]
+            for record in partition.ready
+        ]
+    finally:
+        await partition.close()
+    assert told == written
 
 
 def test_a_dead_letter_has_the_beginning_of_the_message_and_headers_that_say_why():

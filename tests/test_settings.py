@@ -115,6 +115,15 @@ def test_empty_variables_count_as_unset() -> None:
     assert from_args({}, dict.fromkeys(ENVIRONMENT, "  ")) == Settings()
 
 
+def test_variables_of_the_kafka_bridge_without_brokers_are_ignored_with_a_warning(caplog) -> None:
+    leftover = {"SESSION_GAP_SECONDS": "much", "LOOM_KAFKA_INPUT_TOPIC": "audio", "MODEL_NAME": "demo"}
+    assert from_args({}, leftover) == Settings(model="demo")
+    (warning,) = caplog.messages
+    assert warning.startswith("LOOM_KAFKA_INPUT_TOPIC, SESSION_GAP_SECONDS: ignored, as LOOM_KAFKA_BOOTSTRAP_SERVERS")
+    (problem,) = problems_of({"kafka": {"input_topic": "audio"}}, {"LOOM_KAFKA_GROUP_ID": "one"})
+    assert problem == "here.yaml: kafka.bootstrap_servers: expected a value, got none"
+
+
 def test_two_names_for_slots_may_agree_but_not_differ() -> None:
     assert from_args({}, {"BATCH_SIZE": "8", "MAX_CONCURRENT_SESSIONS": "8"}).engine.slots == 8
     (problem,) = problems_of({}, {"BATCH_SIZE": "8", "MAX_CONCURRENT_SESSIONS": "9"})
@@ -459,10 +468,19 @@ def test_secrets_for_the_brokers_are_never_repeated():
     kafka = {
         "sasl_password": "hunter1",
         "service_key": "hunter2",
-        "librdkafka": {"sasl.oauthbearer.client.secret": "hunter3"},
+        "librdkafka": {"sasl.oauthbearer.client.secret": "hunter3", "linger.ms": 5},
     }
     settings = from_args({"kafka": {"bootstrap_servers": "there:9092"} | kafka}, origin="file", environ={})
-    assert "hunter" not in repr(settings)
+    for shown in (repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "sasl.oauthbearer.client.secret" in shown
+        assert "hunter" not in shown
+    assert settings.kafka is not None
+    assert settings.kafka.client_properties == {
+        "bootstrap.servers": "there:9092",
+        "sasl.password": "hunter1",
+        "sasl.oauthbearer.client.secret": "hunter3",
+        "linger.ms": 5,
+    }
     for wrong in (
         {"sasl_password": ["hunter1"]},
         {"librdkafka": {"ssl.key.pem": ["hunter1"]}},

@@ -22,7 +22,10 @@ RESTART_SECONDS = 1.0
 """Pause before everything begins anew after the brokers have failed for good."""
 
 COUNT_SECONDS = 1.0
-"""Time between two looks at what is waiting."""
+"""Time between two counts of what is waiting."""
+
+LOOK_SECONDS = 5.0
+"""Time between two looks whether the brokers are there and the topic is the same."""
 
 
 class Bridge:
@@ -35,13 +38,13 @@ class Bridge:
         self._transcriber = Transcriber(url, api_key, settings.max_sessions)
         self._partitions: dict[int, Partition] = {}
         self._stopping = asyncio.Event()
-        self._is_joined = False
-        self._counted_at = 0.0
+        self._brokers_answer = False
+        self._counted_at = self._looked_at = 0.0
 
     @property
     def is_ready(self) -> bool:
         """Whether the brokers answer, and the service does where it was asked."""
-        return self._is_joined and self._transcriber.is_well
+        return self._brokers_answer and self._transcriber.is_well
 
     def stop(self) -> None:
         """Have `run` end soon, after a last transaction."""
@@ -56,7 +59,7 @@ class Bridge:
                 _log.warning("the brokers failed, everything begins anew", reason=str(error))
             except Exception as error:  # our own mistake: what was committed is right, so begin again from there
                 _log.error("the bridge failed, everything begins anew", exc_info=error)
-            self._is_joined = False
+            self._brokers_answer = False
             self._count()
             if not self._stopping.is_set():
                 await asyncio.sleep(RESTART_SECONDS)
@@ -65,6 +68,7 @@ class Bridge:
         broker = Broker(self._settings, self._batch)
         try:
             await broker.start()
+            self._brokers_answer = True
             while not self._stopping.is_set():
                 await self._turn(broker)
         finally:
@@ -77,9 +81,8 @@ class Bridge:
         """Read a little, let time pass, commit what is ready."""
         pause, resume = self._flow()
         news, messages = await broker.poll(pause, resume)
-        self._is_joined = True
         for new in news:
-            await self._hear(new)
+            await self._change(new)
         contents: list[Readable | str] = []
         if messages:
             contents = await asyncio.to_thread(lambda: [read_message(message, self._settings) for message in messages])
@@ -94,17 +97,24 @@ class Bridge:
                 self._committed(batch)
             else:
                 self._metrics.aborts_total.inc()
+        await self._watch(broker)
+
+    async def _watch(self, broker: Broker) -> None:
+        """See now and then whether the brokers are there, and how much waits."""
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            self._brokers_answer = await broker.look()
+            self._looked_at = time.monotonic()
         if time.monotonic() - self._counted_at >= COUNT_SECONDS:
             self._counted_at = time.monotonic()
             self._count()
             positions = {number: partition.ledger.position for number, partition in self._partitions.items()}
             self._metrics.lag.set(await broker.lag(positions))
 
-    async def _hear(self, new: Assigned | Revoked) -> None:
+    async def _change(self, new: Assigned | Revoked) -> None:
         match new:
-            case Assigned(number, position, metadata):
+            case Assigned(number, position, text):
                 _log.info("partition assigned", partition=number, position=position)
-                ledger = Ledger(position, metadata)
+                ledger = Ledger(position, text)
                 self._partitions[number] = Partition(ledger, self._settings, self._transcriber, self._metrics)
             case Revoked(numbers):
                 _log.info("partitions revoked", partitions=list(numbers))
@@ -129,7 +139,7 @@ class Bridge:
         batch = Batch()
         for number in numbers:
             partition = self._partitions.get(number)
-            if partition and partition.has_news:
+            if partition and partition.is_uncommitted:
                 batch.records += partition.ready
                 batch.positions[number] = partition.ledger.statement()
                 batch.answers[number] = len(partition.ready)
@@ -141,7 +151,7 @@ class Bridge:
         for number, answers in batch.answers.items():
             partition = self._partitions[number]
             del partition.ready[:answers]
-            partition.has_news = partition.ledger.statement() != batch.positions[number]
+            partition.is_uncommitted = partition.ledger.statement() != batch.positions[number]
 
     def _count(self) -> None:
         partitions = self._partitions.values()

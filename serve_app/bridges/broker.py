@@ -9,13 +9,16 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription
 
+from serve_app.bridges.librdkafka_log import LibrdkafkaLog
 from serve_app.bridges.settings import KafkaSettings
+from serve_app.bridges.topic_mark import mark, unmark
 from serve_app.bridges.worker import CallStuck, Worker
 from serve_app.telemetry import get_logger
 
@@ -37,6 +40,9 @@ STUCK_SECONDS = 60.0
 
 SESSION_SECONDS = 10.0
 """A replica of which the brokers have not heard for so long has lost its partitions."""
+
+LOOK_TIMEOUT_SECONDS = 2.0
+"""How long brokers may take to say that they are there; meanwhile nothing else is done."""
 
 LARGEST_ANSWER_BYTES = 2**30
 """More than any message: an answer over librdkafka's own limit would be refused again and again."""
@@ -83,7 +89,8 @@ class Assigned:
     partition: int
     position: int
     """What was committed last; its first offset where nothing was."""
-    metadata: str | None
+    text: str
+    """What was committed with it; empty where nothing was."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +114,15 @@ class Broker:
         self._news: list[Assigned | Revoked] = []
         self._letter_bytes = settings.dead_letter_bytes  # less where the brokers take less
         try:
-            self._consumer, self._producer = self._clients()
+            self._consumer, self._producer, self._admin = self._clients()
         except KafkaException as error:
             raise BrokerFailed(str(error.args[0])) from error
         self._thread = Worker("kafka")
+        self._topic_id = ""  # of the input topic; '' while it is not known
+        self._asked: Future[TopicDescription] | None = None
 
-    def _clients(self) -> tuple[Consumer, Producer]:
-        settings, common = self._settings, self._settings.client_properties
+    def _clients(self) -> tuple[Consumer, Producer, AdminClient]:
+        settings, common = self._settings, self._settings.client_properties | {"logger": LibrdkafkaLog()}
         consumer = Consumer(
             {
                 "session.timeout.ms": round(1000 * SESSION_SECONDS),
@@ -142,7 +151,7 @@ class Broker:
                 "transactional.id": f"{settings.transactional_id_prefix}-{secrets.token_hex(8)}",
             }
         )
-        return consumer, producer
+        return consumer, producer, AdminClient(common)
 
     async def start(self) -> None:
         """Reach the brokers and join the group. Raises BrokerFailed."""
@@ -164,6 +173,10 @@ class Broker:
     async def lag(self, positions: Mapping[int, int]) -> int:
         """Messages on our partitions behind these positions, as far as is known."""
         return await self._in_thread(self._lag, dict(positions))
+
+    async def look(self) -> bool:
+        """Whether the brokers answer. Raises BrokerFailed where the input topic is no longer the one that was read."""
+        return await self._in_thread(self._look)
 
     async def close(self) -> None:
         """Give all partitions back, with a last transaction, and go."""
@@ -189,6 +202,7 @@ class Broker:
 
     def _start(self) -> None:
         self._make_topics()
+        self._ask_for_topic_id()
         self._producer.init_transactions(CALL_SECONDS)
         self._consumer.subscribe(
             [self._settings.input_topic],
@@ -200,25 +214,30 @@ class Broker:
     def _make_topics(self) -> None:
         """Make the topics that are missing: without one for dead letters a single one would stop everything."""
         settings = self._settings
-        admin = AdminClient(settings.client_properties)
-        there = admin.list_topics(timeout=CALL_SECONDS).topics
+        there = self._admin.list_topics(timeout=CALL_SECONDS).topics
         source = there.get(settings.input_topic)
         partitions = len(source.partitions) if source and source.partitions else -1
         for name in (settings.input_topic, settings.output_topic, settings.dead_letter_topic):
             # Brokers may be so kind as to make a topic when it is asked for.
-            if name in there or admin.list_topics(name, timeout=CALL_SECONDS).topics[name].error is None:
+            if name in there or self._admin.list_topics(name, timeout=CALL_SECONDS).topics[name].error is None:
                 continue
             try:
-                admin.create_topics([NewTopic(name, partitions)])[name].result(CALL_SECONDS)
+                self._admin.create_topics([NewTopic(name, partitions)])[name].result(CALL_SECONDS)
                 _log.info("topic made", topic=name)
-            except (KafkaException, TimeoutError) as error:
-                _log.warning("topic could not be made", topic=name, reason=repr(error))
+            except TimeoutError:
+                _log.warning("topic could not be made", topic=name, reason=f"no answer within {CALL_SECONDS:g} s")
+            except KafkaException as failure:
+                error: KafkaError = failure.args[0]
+                if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:  # as another replica, or asking for it, made it
+                    _log.warning("topic could not be made", topic=name, reason=str(error))
 
     def _poll(self, pause: list[int], resume: list[int]) -> tuple[list[Assigned | Revoked], list[Message]]:
         if pause:
             self._consumer.pause(self._places(pause))
         if resume:
             self._consumer.resume(self._places(resume))
+        for client in (self._producer, self._admin):
+            client.poll(0)  # for what they have to log
         messages = []
         for message in self._consumer.consume(MESSAGES_AT_ONCE, POLL_SECONDS):
             if (error := message.error()) is None:
@@ -230,11 +249,38 @@ class Broker:
         news, self._news = self._news, []
         return news, messages
 
+    def _look(self) -> bool:
+        try:
+            self._consumer.list_topics(self._settings.input_topic, timeout=LOOK_TIMEOUT_SECONDS)
+        except KafkaException:
+            return False
+        if self._asked and self._asked.done():
+            self._learn_topic_id(self._asked)
+            self._ask_for_topic_id()
+        return True
+
+    def _ask_for_topic_id(self) -> Future[TopicDescription]:
+        name = self._settings.input_topic
+        self._asked = self._admin.describe_topics(TopicCollection([name]), request_timeout=LOOK_TIMEOUT_SECONDS)[name]
+        return self._asked
+
+    def _learn_topic_id(self, answer: Future[TopicDescription]) -> None:
+        """Wait for the answer. Raises BrokerFailed where the topic is another one than before."""
+        try:
+            topic_id = str(answer.result(CALL_SECONDS).topic_id)
+        except (KafkaException, TimeoutError):  # there is no topic now, or nobody who tells
+            return
+        if self._topic_id not in ("", topic_id):
+            raise BrokerFailed(f"the topic {self._settings.input_topic} was deleted and made again")
+        self._topic_id = topic_id
+
     def _places(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._settings.input_topic, partition) for partition in partitions]
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Read from before the committed position on: what was said there tells about what follows."""
+        # The answer asked for at the start, or a new one; brokers that have not told are not waited for again.
+        self._learn_topic_id(self._ask_for_topic_id() if self._topic_id or not self._asked else self._asked)
         places = []
         # The brokers do not tell positions while a transaction is open, be it that of a replica that has died.
         timeout_s = self._settings.transaction_timeout_seconds + CALL_SECONDS
@@ -242,15 +288,17 @@ class Broker:
             if place.error:
                 raise KafkaException(place.error)
             low, high = consumer.get_watermark_offsets(place, timeout=CALL_SECONDS)
-            position, metadata = (place.offset, place.metadata) if place.offset >= 0 else (low, None)
-            if position > high:
+            position, (topic_id, text) = place.offset, unmark(place.metadata or "")
+            if position < 0:
+                position, text = low, ""
+            elif position > high or (topic_id and self._topic_id and topic_id != self._topic_id):
                 _log.warning(
-                    "position is beyond the partition's end: another topic of this name, or one that was restored;"
-                    " it is read from its beginning",
+                    "position belongs to another topic of this name, or the topic was restored: it is read from its"
+                    " beginning",
                     partition=place.partition, position=position, begins=low, ends=high,
                 )  # fmt: skip
-                position, metadata = low, None
-            self._news.append(Assigned(place.partition, position, metadata))
+                position, text = low, ""
+            self._news.append(Assigned(place.partition, position, text))
             start = min(max(low, position - self._settings.history_messages), high)
             places.append(TopicPartition(place.topic, place.partition, start))
         consumer.incremental_assign(places)
@@ -278,8 +326,8 @@ class Broker:
             for record in batch.records:
                 self._produce(record)
             positions = [
-                TopicPartition(self._settings.input_topic, partition, position, metadata=metadata)
-                for partition, (position, metadata) in batch.positions.items()
+                TopicPartition(self._settings.input_topic, partition, position, metadata=mark(self._topic_id, text))
+                for partition, (position, text) in batch.positions.items()
             ]
             group = self._consumer.consumer_group_metadata()
             _again(lambda: self._producer.send_offsets_to_transaction(positions, group, CALL_SECONDS))

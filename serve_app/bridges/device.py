@@ -69,9 +69,10 @@ class DeviceSession:
         self._ended = False
         self.restart()
 
-    def restart(self) -> None:
-        """A new stream: everything that is kept has to be sent to it."""
-        self._sent = 0
+    def restart(self, *, alone: bool = False) -> None:
+        """A new stream: everything that is kept has to be sent to it; `alone`: the first piece without an answer."""
+        self._alone = alone
+        self._to_send = deque([kept for kept in self._pieces if not kept.answered][:1] if alone else self._pieces)
         self._sent_s = 0.0
         self._end_is_sent = False
         self._places: deque[_Place] = deque()
@@ -82,8 +83,15 @@ class DeviceSession:
 
     def add(self, piece: Piece) -> None:
         """The next piece."""
-        self._pieces.append(_Kept(piece, piece.answered))
+        kept = _Kept(piece, piece.answered)
+        self._pieces.append(kept)
+        if not self._alone:
+            self._to_send.append(kept)
         self._forget()
+
+    def add_before(self, piece: Piece) -> None:
+        """One that was spoken before all others. A stream that goes on does not hear it; the next one does."""
+        self._pieces.appendleft(_Kept(piece, piece.answered))
 
     def end(self) -> None:
         """No more pieces come."""
@@ -99,7 +107,7 @@ class DeviceSession:
     @property
     def is_behind(self) -> bool:
         """Whether pieces without an answer have not even been sent: it is not the device that is waited for."""
-        return self.is_waiting and self._sent < len(self._pieces)
+        return self.is_waiting and (self._alone or bool(self._to_send))
 
     @property
     def is_over(self) -> bool:
@@ -108,17 +116,16 @@ class DeviceSession:
 
     def next_audio(self) -> NDArray[np.float32] | None:
         """The audio of the next piece to send, float32 [n] at 24 kHz; None if it has not come yet."""
-        if self._sent == len(self._pieces):
+        if not self._to_send:
             return None
-        kept = self._pieces[self._sent]
-        self._sent += 1
+        kept = self._to_send.popleft()
         start_s, self._sent_s = self._sent_s, self._sent_s + kept.piece.sound.seconds
         self._places.append(_Place(kept, start_s, self._sent_s, []))
         return self._resampled(kept.piece.sound)
 
     def last_audio(self) -> NDArray[np.float32] | None:
         """What is left to send before the stream's end, if that is due; float32 [n] at 24 kHz."""
-        if not self._ended or self._end_is_sent or self._sent < len(self._pieces):
+        if not (self._ended or self._alone) or self._end_is_sent or self._to_send:
             return None
         self._end_is_sent = True
         return self._resampler.finish() if self._resampler else np.zeros(0, np.float32)
@@ -179,4 +186,5 @@ class DeviceSession:
             if history_s < self._history_seconds:
                 return
             self._pieces.popleft()
-            self._sent = max(0, self._sent - 1)
+            if self._to_send and self._to_send[0] is kept:
+                self._to_send.popleft()

@@ -4,14 +4,14 @@ LOOM_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 python -m serve_app.bridges.kafka [--url
 
 Settings come from the environment (`LOOM_KAFKA_…` and `SESSION_GAP_SECONDS`, see `serve_app.settings.ENVIRONMENT`)
 and from `--config FILE`, a Serve config file with a group `kafka`. `--url` wins over both (`kafka.service_url`).
-`GET /healthz`, `/readyz` (503 until the brokers have answered, and while sessions do not reach the service) and
+`GET /healthz`, `/readyz` (503 while the brokers do not answer, and while sessions do not reach the service) and
 `/metrics` are answered at `--host` and `--port`, else LOOM_HOST and LOOM_PORT, else 127.0.0.1:8002; `--port 0` takes
 any free one.
 
-The log (stderr, a JSON object per line, and between them librdkafka's own lines, which are plain text) says `bridge is
-listening` with the `port`, `partition assigned` and `partitions revoked`. SIGTERM and SIGINT let the transaction in
-flight end, give the partitions back and exit with 0; SIGKILL at any moment costs nothing but time: whoever takes the
-partitions over goes on where the last transaction was.
+The log (stderr, a JSON object per line) says `bridge is listening` with the `port`, `partition assigned` and
+`partitions revoked`; librdkafka's own lines have its `client` and its `facility`. SIGTERM and SIGINT let the
+transaction in flight end, give the partitions back and exit with 0; SIGKILL at any moment costs nothing but time:
+whoever takes the partitions over goes on where the last transaction was.
 Exit status 2: the settings are wrong.
 """
 

@@ -14,18 +14,18 @@ MOST_AHEAD = 16_384
 
 MOST_TOLD = 22_528
 """Messages behind the position of which a text tells: those that were read at once with the last one are more than
-MOST_AHEAD, and compacted topics have holes. Their bits make 3.8 KB, and brokers take 4 KB."""
+MOST_AHEAD, and compacted topics have holes. Their bits make 3.8 KB; with the topic's mark brokers take 4 KB."""
 
 
 class Ledger:
     """One partition's."""
 
-    def __init__(self, position: int = 0, metadata: str | None = None) -> None:
-        """`position` and `metadata` were committed last; 0 where nothing was."""
+    def __init__(self, position: int = 0, text: str = "") -> None:
+        """`position` and `text` were committed last; 0 where nothing was."""
         self._committed = position
         self._next = position
         self._pending: dict[int, None] = {}  # in ascending order
-        self._done = _offsets(metadata or "", position)
+        self._done = _offsets(text, position)
 
     def saw(self, offset: int) -> bool:
         """A message has come; offsets ascend. Whether it is answered already; else it is pending until `done`."""
@@ -66,12 +66,12 @@ class Ledger:
         return position, SCHEME + base64.b64encode(packed).decode()
 
 
-def _offsets(metadata: str, position: int) -> set[int]:
+def _offsets(text: str, position: int) -> set[int]:
     """What a text says; nothing where it is none of ours."""
-    if not metadata.startswith(SCHEME):
+    if not text.startswith(SCHEME):
         return set()
     try:
-        bits = int.from_bytes(base64.b64decode(metadata.removeprefix(SCHEME), validate=True), "little")
+        bits = int.from_bytes(base64.b64decode(text.removeprefix(SCHEME), validate=True), "little")
     except ValueError:
         return set()
     return {position + place for place in range(bits.bit_length()) if bits >> place & 1}

@@ -13,7 +13,7 @@ from serve_app.bridges.settings import LONGEST_GAP_SECONDS, KafkaSettings
 
 FIRST_NUMBER = 1
 """Where devices begin to count, or one before: of a device whose first chunk has another number, the first may still be
-on its way."""
+on its way. The one before this is not waited for, and takes its place in front of it when it comes."""
 
 OVERLAP_SECONDS = 0.5
 """Clocks may be so wrong: a chunk that was recorded so much before the last one ended may still come behind it."""
@@ -58,6 +58,13 @@ class Spoken:
 
 
 @dataclass(frozen=True)
+class SpokenBefore:
+    """A piece of the session that was spoken before the one with which it began."""
+
+    piece: Piece
+
+
+@dataclass(frozen=True)
 class SessionEnds:
     """Nothing more belongs to the session."""
 
@@ -70,7 +77,7 @@ class TooLate:
     expected: int
 
 
-Step = Spoken | SessionEnds | TooLate
+Step = Spoken | SpokenBefore | SessionEnds | TooLate
 
 
 class Order:
@@ -85,6 +92,7 @@ class Order:
         self._last: Piece | None = None  # of the session, or of the one before
         self._expected: int | None = None
         self._open = False
+        self._first: Piece | None = None  # of the open session, if its number is the first one
         self._touched_at = 0.0
 
     @property
@@ -99,6 +107,9 @@ class Order:
         if number is None or number == expected:
             yield from self._next(piece)
             yield from self._those_that_follow()
+        elif self._first and self._adjoins(piece, self._first):
+            self._first = None
+            yield SpokenBefore(piece)
         elif number > expected and self._holds_back and number not in self._held:
             self._held[number] = piece, now
             if len(self._held) > self._most_held:
@@ -126,12 +137,18 @@ class Order:
             # The next chunk of a device that goes on is due when it has been spoken.
             patience_s = min(self._gap_s + self._last.sound.seconds, LONGEST_GAP_SECONDS)
             if now - max(self._touched_at, deaf_until) >= patience_s:
-                self._open = False
+                self._open, self._first = False, None
                 yield SessionEnds()
 
     @property
     def _holds_back(self) -> bool:
         return self._hold_s > 0 and self._most_held > 0
+
+    def _adjoins(self, piece: Piece, first: Piece) -> bool:
+        """Whether the piece has the number before the first one, and was recorded just before that one."""
+        is_in_time = self._holds_back and piece.arrived_at - first.arrived_at < self._hold_s
+        precedes = piece.begins_at < first.begins_at and abs(first.begins_at - piece.ends_at) <= self._gap_s
+        return is_in_time and precedes and piece.chunk.sequence_number == FIRST_NUMBER - 1
 
     def _counts_again(self, piece: Piece, number: int, expected: int) -> bool:
         """Whether the device has begun to count again, where its number is smaller than the one expected."""
@@ -157,7 +174,7 @@ class Order:
     def _begin(self, piece: Piece) -> Iterator[Step]:
         if self._open:
             yield SessionEnds()
-        self._open = True
+        self._open, self._first = True, piece if piece.chunk.sequence_number == FIRST_NUMBER else None
         yield from self._go_on(piece, begins=True)
 
     def _go_on(self, piece: Piece, *, begins: bool) -> Iterator[Step]:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ from serve_app.bridges.broker import Record
 from serve_app.bridges.device import Answer
 from serve_app.bridges.ledger import MOST_AHEAD, Ledger
 from serve_app.bridges.messages import AudioChunk, ChunkTranscript, TranscribedWord, UnreadableChunk, read_chunk
-from serve_app.bridges.order import Order, Piece, SessionEnds, Spoken, Step, TooLate
+from serve_app.bridges.order import Order, Piece, SessionEnds, Spoken, SpokenBefore, Step, TooLate
 from serve_app.bridges.settings import KafkaSettings
 from serve_app.bridges.transcriber import Live, Transcriber
 from serve_app.telemetry import get_logger
@@ -27,6 +27,9 @@ MOST_PENDING_BYTES = 64 * 2**20
 
 MOST_IDS = 50_000
 """Chunks of a partition that are remembered, to know them when they come again."""
+
+LONGEST_TURN_SECONDS = 0.5
+"""How much of the time between two ticks counts at most as silence: in a longer one the bridge has not listened."""
 
 MOST_KEY_BYTES = 1024
 """What is kept of a dead letter's key."""
@@ -67,7 +70,7 @@ class Partition:
         """Which messages are answered."""
         self.ready: list[Record] = []
         """What is to be produced, in order."""
-        self.has_news = False
+        self.is_uncommitted = False
         """Whether the ledger knows more than was committed."""
         self.paused = False
         """Whether it is read no further."""
@@ -78,7 +81,9 @@ class Partition:
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._waiting: dict[int, Message] = {}  # by offset, what may become a dead letter
         self._bytes = 0
-        self._progress_at = self._deaf_until = time.monotonic()
+        self._ticked_at = time.monotonic()
+        self._listened_s = 0.0  # the clock by which devices are silent; the next two are times on it
+        self._progress_at = self._deaf_until = 0.0
 
     @property
     def is_full(self) -> bool:
@@ -127,11 +132,13 @@ class Partition:
         device = self._devices.get(content.chunk.device_id)
         if device is None:
             device = self._devices[content.chunk.device_id] = _Device(self, self._settings, self._transcriber)
-        device.take(piece)
+        device.take(piece, self._listened_s)
 
     def tick(self) -> None:
         """Let time pass. Raises what a device's task has raised, which is our own mistake."""
-        now = time.monotonic()
+        before, self._ticked_at = self._ticked_at, time.monotonic()
+        self._listened_s += min(self._ticked_at - before, LONGEST_TURN_SECONDS)
+        now = self._listened_s
         if self.paused and now - self._progress_at < self._settings.session_gap_seconds:
             self._deaf_until = now  # what comes is not read: nobody's silence means anything
         for name, device in list(self._devices.items()):
@@ -157,17 +164,17 @@ class Partition:
         transcript = _transcript(answer, self._settings.language, self._transcriber.model, seconds)
         key = answer.piece.chunk.device_id.encode()
         self.ready.append(Record(self._settings.output_topic, key, transcript.model_dump_json().encode()))
-        self._settled(answer.piece)
+        self._release(answer.piece)
         self._done(answer.piece.offset)
 
     def refuse(self, piece: Piece, reason: str) -> None:
         """A piece gets no answer; nothing is to be said of one that had its answer before."""
         if not piece.answered:
-            self._bury(self._settled(piece), reason)
+            self._bury(self._release(piece), reason)
 
     # ------------------------------------------------------------------ inside
 
-    def _settled(self, piece: Piece) -> Message:
+    def _release(self, piece: Piece) -> Message:
         """The piece's message, for which nobody waits any more."""
         message = self._waiting.pop(piece.offset)
         self._bytes -= _size(piece, message)
@@ -180,8 +187,8 @@ class Partition:
 
     def _done(self, offset: int) -> None:
         self.ledger.done(offset)
-        self.has_news = True
-        self._progress_at = time.monotonic()
+        self.is_uncommitted = True
+        self._progress_at = self._listened_s
         self._metrics.chunks_total.inc()
 
 
@@ -203,8 +210,8 @@ class _Device:
         """Whether everything it has said is answered, and it says no more."""
         return self._order.is_idle and not self._unfinished
 
-    def take(self, piece: Piece) -> None:
-        self._do(self._order.take(piece, piece.arrived_at))
+    def take(self, piece: Piece, now: float) -> None:
+        self._do(self._order.take(piece, now))
 
     def tick(self, now: float, deaf_until: float) -> None:
         if self.task.done():
@@ -223,19 +230,20 @@ class _Device:
                         self._live = Live(self._history_seconds)
                         self._unfinished += 1
                         self._sessions.put_nowait(self._live)
-                    self._add(self._live, piece)
+                    self._add(piece, self._live.add)
+                case SpokenBefore(piece):
+                    if self._live:
+                        self._add(piece, self._live.add_before)
                 case SessionEnds():
                     if self._live:
-                        self._live.session.end()
-                        self._live.changed.set()
+                        self._live.end()
                 case TooLate(piece, expected):
                     number = piece.chunk.sequence_number
                     self._partition.refuse(piece, f"sequence_number: expected {expected}, got {number}: too late")
 
-    def _add(self, live: Live, piece: Piece) -> None:
+    def _add(self, piece: Piece, add: Callable[[Piece], None]) -> None:
         if len(piece.sound.samples):
-            live.session.add(piece)
-            live.changed.set()
+            add(piece)
         elif not piece.answered:
             self._partition.answer(Answer(piece, ()))
 

@@ -90,8 +90,9 @@ class KafkaSettings(BaseModel):
     ssl_key_password: SecretStr | None = None
     """Password of that key."""
 
-    librdkafka: dict[str, str | int | float | bool] = Field(default={}, repr=False)
-    """Any other property of librdkafka, by its own name, but for those that the bridge relies on."""
+    librdkafka: dict[str, SecretStr | int | float | bool] = {}
+    """Any other property of librdkafka, by its own name, but for those that the bridge relies on. Text is never shown:
+    many of them are passwords and keys, and later versions have more."""
 
     session_gap_seconds: float = Field(default=5.0, gt=0, le=LONGEST_GAP_SECONDS)
     """A device's session ends where its audio has a gap longer than this, or its next chunk is late by this."""
@@ -156,9 +157,8 @@ class KafkaSettings(BaseModel):
     @property
     def client_properties(self) -> dict[str, Any]:
         """What every client of these brokers needs, by librdkafka's names."""
-        values: dict[str, Any] = {"bootstrap.servers": self.bootstrap_servers}
-        for field, name in SECURITY.items():
-            value = getattr(self, field)
-            if value is not None:
-                values[name] = value.get_secret_value() if isinstance(value, SecretStr) else value
-        return values | self.librdkafka
+        named = {name: getattr(self, field) for field, name in SECURITY.items()}
+        values = {name: value for name, value in named.items() if value is not None} | self.librdkafka
+        return {"bootstrap.servers": self.bootstrap_servers} | {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in values.items()
+        }

@@ -6,8 +6,9 @@ it had reached the longest duration), another one begins and hears the latest pi
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from types import MappingProxyType
 
 from serve_app import client, errors
 from serve_app.bridges.device import Answer, DeviceSession
@@ -23,13 +24,18 @@ LONGEST_RETRY_SECONDS = 5.0
 TURN_SECONDS = 30.0
 """How long a session keeps its turn at least while others wait for one: the next one hears its history again."""
 
-MOST_TRIES = 3
-"""So often the service may refuse a piece in a row before the piece is given up."""
-
-BLAME_THE_AUDIO = frozenset(
-    {errors.InvalidAudio.code, errors.AudioTooLong.code, errors.InvalidMessage.code, errors.MessageTooLarge.code}
+MOST_TRIES: Mapping[str, int] = MappingProxyType(
+    {
+        **{
+            error.code: 3
+            for error in (errors.InvalidAudio, errors.AudioTooLong, errors.InvalidMessage, errors.MessageTooLarge)
+        },
+        # It may be the audio, or a broken engine, which takes a while to be replaced: 40 s go by.
+        errors.StepFailed.code: 12,
+    }
 )
-"""Errors that another try does not change. All others pass, sooner or later: good audio waits for that."""
+"""Errors that may be the audio's fault, and after how many in a row a piece is given up. The later half of the tries
+sends it alone, so that no other piece is blamed. All other errors pass, sooner or later: good audio waits for that."""
 
 
 class Live:
@@ -41,6 +47,36 @@ class Live:
         """Something was added, or the session has ended."""
         self.answers = 0
         """How many of its pieces were answered."""
+        self._stream: asyncio.Timeout | None = None
+
+    def add(self, piece: Piece) -> None:
+        """The next piece."""
+        self.session.add(piece)
+        self.changed.set()
+
+    def add_before(self, piece: Piece) -> None:
+        """One that was spoken before all others: the stream breaks off, so that the next one hears it first."""
+        self.session.add_before(piece)
+        self.changed.set()
+        if self._stream:
+            self._stream.reschedule(0)
+
+    def end(self) -> None:
+        """No more pieces come."""
+        self.session.end()
+        self.changed.set()
+
+    @asynccontextmanager
+    async def streaming(self) -> AsyncIterator[None]:
+        """A stream of the session, until `add_before` breaks it off."""
+        try:
+            async with asyncio.timeout(None) as self._stream:
+                yield
+        except TimeoutError:
+            if not (self._stream and self._stream.expired()):
+                raise
+        finally:
+            self._stream = None
 
 
 class Turns:
@@ -87,34 +123,39 @@ class Transcriber:
         self, live: Live, answered: Callable[[Answer], None], refused: Callable[[Piece, str], None]
     ) -> None:
         """Bring a session through to its end; every piece of it is answered, or refused with a reason."""
-        session, tries, wait_s = live.session, 0, FIRST_RETRY_SECONDS
+        session, tries, most_tries, wait_s = live.session, 0, 0, FIRST_RETRY_SECONDS
         while not session.is_over:
             live.changed.clear()
             if not session.is_waiting:
                 await live.changed.wait()
                 continue
-            before = live.answers
+            before, alone = live.answers, 2 * tries > most_tries
             try:
-                async with self._turns.take():
-                    await self._try(live, answered)
+                async with self._turns.take(), live.streaming():
+                    await self._try(live, answered, alone=alone)
+                tries, wait_s = 0, FIRST_RETRY_SECONDS
                 continue
             except client.ServerError as error:
-                self.is_well = True
-                reason = str(error)
-                tries = 0 if live.answers > before else tries + (error.code in BLAME_THE_AUDIO)
+                self.is_well, reason = True, str(error)
+                may_be_the_audio = error.code in MOST_TRIES
+                most_tries = MOST_TRIES.get(error.code, most_tries)
             except client.ClientError as error:
-                self.is_well = False
-                reason = str(error)
+                self.is_well, reason = False, str(error)
+                may_be_the_audio = False
+            if live.answers > before:
+                tries, wait_s = 0, FIRST_RETRY_SECONDS
+            else:
+                tries, wait_s = tries + may_be_the_audio, min(2 * wait_s, LONGEST_RETRY_SECONDS)
             _log.warning("session with the service lost", reason=reason, tries=tries)
-            if tries >= MOST_TRIES and (piece := session.refuse()):
-                tries = 0
-                refused(piece, f"the service refused it {MOST_TRIES} times: {reason}")
-            wait_s = FIRST_RETRY_SECONDS if live.answers > before else min(2 * wait_s, LONGEST_RETRY_SECONDS)
+            if alone and may_be_the_audio and tries >= most_tries and (piece := session.refuse()):
+                refused(piece, f"the service failed on it {tries} times: {reason}")
+                tries, wait_s = 0, FIRST_RETRY_SECONDS
             await asyncio.sleep(wait_s)
 
-    async def _try(self, live: Live, answered: Callable[[Answer], None]) -> None:
-        """A stream for the session, from its history on, up to its end or the end of its turn."""
+    async def _try(self, live: Live, answered: Callable[[Answer], None], *, alone: bool) -> None:
+        """A stream for the session, from its history on, up to its end or the end of its turn; see `restart`."""
         session, began_at, before = live.session, time.monotonic(), live.answers
+        session.restart(alone=alone)
 
         def tell(answers: Iterator[Answer]) -> None:
             for answer in answers:

@@ -13,8 +13,9 @@ import httpx
 import pytest
 import yaml
 
+from serve_app.bridges.settings import KafkaSettings
 from serve_app.cli.server import free_port
-from tests.kafka.topics import Topics
+from tests.kafka_support import new_settings
 from tests.support import PROJECT
 from tests.system_packages import find_program
 from tools.kafka.broker import JAVA_PACKAGE, MAVEN_PACKAGE, Broker, BrokerFailed, classpath
@@ -56,22 +57,13 @@ class ServiceProcess:
 
 
 class BridgeProcess:
-    """A bridge beside the service; those of the same `topics` share the partitions."""
+    """A bridge beside the service; those with the same topics share the partitions."""
 
-    def __init__(self, topics: Topics, service: ServiceProcess, folder: Path, **settings: object) -> None:
-        kafka = {
-            "bootstrap_servers": topics.address,
-            "input_topic": topics.name,
-            "output_topic": topics.output,
-            "group_id": topics.name,
-            "transactional_id_prefix": topics.name,
-            "session_gap_seconds": 20.0,
-            **settings,
-        }
-        name = f"{topics.name}-{uuid.uuid4().hex[:4]}"
+    def __init__(self, kafka: KafkaSettings, service: ServiceProcess, folder: Path) -> None:
+        name = f"{kafka.input_topic}-{uuid.uuid4().hex[:4]}"
         self._config, self._log = folder / f"{name}.yaml", folder / f"{name}.log"
         config = yaml.safe_load((PROJECT / "serve_config.yaml").read_text())
-        config["applications"][0]["args"] = {"kafka": kafka}
+        config["applications"][0]["args"] = {"kafka": kafka.model_dump(exclude_unset=True)}
         self._config.write_text(yaml.safe_dump(config))
         self._command = [sys.executable, "-m", "serve_app.bridges.kafka", "--config", str(self._config)]
         self._command += ["--url", service.url, "--port", "0"]
@@ -153,18 +145,18 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 
 
 @pytest.fixture
-def topics(broker: Broker) -> Topics:
+def kafka(broker: Broker) -> KafkaSettings:
     """Topics of the test's own."""
-    return Topics(broker.address)
+    return new_settings(broker.address, session_gap_seconds=20.0)
 
 
 @pytest.fixture
-def bridge(topics: Topics, service: ServiceProcess, tmp_path: Path) -> Iterator[Callable[..., BridgeProcess]]:
-    """Makes bridges of the test's topics, with settings; none outlives the test."""
+def bridge(kafka: KafkaSettings, service: ServiceProcess, tmp_path: Path) -> Iterator[Callable[..., BridgeProcess]]:
+    """Makes bridges of the test's topics, with further settings; none outlives the test."""
     made: list[BridgeProcess] = []
 
     def make(**settings: object) -> BridgeProcess:
-        made.append(BridgeProcess(topics, service, tmp_path, **settings))
+        made.append(BridgeProcess(kafka.model_copy(update=settings), service, tmp_path))
         made[-1].start()
         return made[-1]
 

@@ -4,16 +4,16 @@ import asyncio
 import json
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import pytest
 import soxr
 
 from serve_app import client
+from serve_app.bridges.messages import AudioChunk, ChunkFormat
+from serve_app.bridges.settings import KafkaSettings
 from serve_app.speech import SAMPLE_RATE_HZ
-from tests.audio_signals import encoded
-from tests.kafka.topics import BEGINNING, CHUNK_SECONDS, Reader, chunks, wav, words
+from tests.kafka_support import BEGINNING, CHUNK_SECONDS, Raw, Reader, cut, send, words
 from tests.support import Clip, manifest
 
 pytestmark = pytest.mark.timeout(600)
@@ -31,17 +31,27 @@ CLOSE_S = 0.15
 Heard = list[tuple[str, float, float]]
 
 
-def closing(device: str, number: int) -> list[dict[str, Any]]:
-    """A chunk recorded long after all others: what was said before it is over."""
-    silence = np.zeros(round(CHUNK_SECONDS * SAMPLE_RATE_HZ), np.float32)
-    [chunk] = chunks(device, silence, beginning=BEGINNING + timedelta(hours=1))
-    return [{**chunk, "chunk_id": f"{device}-closing", "sequence_number": number + 1}]
+def closed(spoken: list[AudioChunk]) -> list[AudioChunk]:
+    """A device's chunks, and one recorded long after them: what was said before it is over."""
+    device, silence = spoken[0].device_id, np.zeros(round(CHUNK_SECONDS * SAMPLE_RATE_HZ), np.float32)
+    return spoken + cut(
+        silence, device, format="wav", beginning=BEGINNING + timedelta(hours=1),
+        chunk_id=f"{device}-closing", sequence_number=len(spoken),
+    )  # fmt: skip
 
 
-def said_by(devices: Iterable[str], samples: np.ndarray) -> list[list[dict[str, Any]]]:
+def said_by(devices: Iterable[str], samples: np.ndarray) -> list[list[AudioChunk]]:
     """What each of them sends who says this, with the chunk that closes it."""
-    cut = {device: chunks(device, samples) for device in devices}
-    return [spoken + closing(device, len(spoken)) for device, spoken in cut.items()]
+    return [closed(cut(samples, device, format="wav")) for device in devices]
+
+
+def ids(sent: Iterable[AudioChunk]) -> list[str]:
+    """Of all chunks but those that close: whether these have a transcript already does not matter."""
+    return [chunk.chunk_id for chunk in sent if not chunk.chunk_id.endswith("-closing")]
+
+
+def transcripts_of(kafka: KafkaSettings) -> Reader:
+    return Reader(kafka, kafka.output_topic)
 
 
 def over_websocket(url: str, samples: np.ndarray) -> Heard:
@@ -60,11 +70,10 @@ def assert_same(heard: Heard, expected: Heard) -> None:
     assert differences.max() <= CLOSE_S
 
 
-def assert_one_transcript_each(reader: Reader, sent: Iterable[dict[str, Any]]) -> None:
-    """Of every chunk but those that close; whether these had one already does not matter."""
+def assert_one_transcript_each(reader: Reader, sent: Iterable[AudioChunk]) -> None:
     reader.wait_quietly(QUIET_S)
-    ids = [chunk_id for chunk_id in reader.chunk_ids() if not chunk_id.endswith("-closing")]
-    assert sorted(ids) == sorted(chunk["chunk_id"] for chunk in sent if not chunk["chunk_id"].endswith("-closing"))
+    answered = [chunk_id for chunk_id in reader.chunk_ids() if not chunk_id.endswith("-closing")]
+    assert sorted(answered) == sorted(ids(sent))
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +91,9 @@ def expected(service, samples) -> Heard:
 class Course:
     """Eight devices that say the same, half of it now and half of it later."""
 
-    def __init__(self, topics, samples: np.ndarray) -> None:
-        self.reader = topics.transcripts()
-        self._topics = topics
+    def __init__(self, kafka: KafkaSettings, samples: np.ndarray) -> None:
+        self.reader = transcripts_of(kafka)
+        self._kafka = kafka
         said = said_by([f"device-{number}" for number in range(DEVICES)], samples)
         half = len(said[0]) // 2
         # In turns, as devices that speak at the same time.
@@ -93,43 +102,43 @@ class Course:
 
     def begin(self, check) -> None:
         """Send the first half, and wait until some of it has been transcribed."""
-        self._topics.send(self._early)
+        send(self._kafka, *self._early)
         self.reader.wait_for(DEVICES, PATIENCE_S, check)
 
     def go_on(self) -> None:
         """Send the second half."""
-        self._topics.send(self._late)
+        send(self._kafka, *self._late)
 
     def finish(self, expected: Heard, check) -> None:
         """Every chunk has one transcript, and the words are those over the WebSocket."""
         sent = self._early + self._late
-        self.reader.wait_for_chunks((c["chunk_id"] for c in sent if "closing" not in c["chunk_id"]), PATIENCE_S, check)
+        self.reader.wait_for_chunks(ids(sent), PATIENCE_S, check)
         assert_one_transcript_each(self.reader, sent)
         for transcripts in self.reader.by_device().values():
             assert_same(words(transcripts), expected)
 
 
 @pytest.fixture
-def course(topics, samples):
-    made = Course(topics, samples)
+def course(kafka, samples):
+    made = Course(kafka, samples)
     yield made
     made.reader.close()
 
 
-def test_eight_devices_hear_what_a_websocket_hears(topics, bridge, service):
+def test_eight_devices_hear_what_a_websocket_hears(kafka, bridge, service):
     """The last words come when nothing has followed for a while; the bridge goes when it is told to."""
     clip = Clip(manifest()[0]).samples
-    sent = [chunk for number in range(DEVICES) for chunk in chunks(f"device-{number}", clip)]
-    topics.send(sent)
+    sent = [chunk for number in range(DEVICES) for chunk in cut(clip, f"device-{number}", format="wav")]
+    send(kafka, *sent)
     running = bridge(session_gap_seconds=3.0)
-    reader = topics.transcripts()
+    reader = transcripts_of(kafka)
     reader.wait_for(len(sent), PATIENCE_S, running.check)
     assert_one_transcript_each(reader, sent)
     heard = over_websocket(service.url, clip)
     assert len(heard) == 9
     assert len(reader.by_device()) == DEVICES
     for transcripts in reader.by_device().values():
-        assert [transcript["chunk_id"][-2:] for transcript in transcripts] == ["-1", "-2", "-3", "-4", "-5"]
+        assert [transcript["chunk_id"][-2:] for transcript in transcripts] == ["-0", "-1", "-2", "-3", "-4"]
         assert_same(words(transcripts), heard)
     for transcript in reader.values():
         assert transcript["full_text"] == " ".join(word["word"] for word in transcript["words"])
@@ -178,44 +187,34 @@ def test_a_bridge_joins_and_the_one_before_it_is_killed(bridge, course, expected
     course.finish(expected, second.check)
 
 
-def said_in(format: str, rate_hz: int, codec: str) -> dict[str, Any]:
-    """How a device encodes its chunks."""
-    raw = {"s16": lambda piece: wav(piece)[44:], "f32": lambda piece: piece.astype("<f4").tobytes(), "wav": None}
-    container = {"opus": "ogg"}.get(format, format)
-    encode = raw[format] if format in raw else lambda piece: encoded(piece, rate_hz, container, codec)
-    return {"format": format, "rate_hz": rate_hz, "encode": encode}
-
-
-MANNERS = [
-    ("wav", 16_000, ""), ("wav", 44_100, ""), ("s16", 16_000, ""), ("s16", 48_000, ""), ("f32", 24_000, ""),
-    ("f32", 22_050, ""), ("opus", 48_000, "libopus"), ("mp3", 44_100, "libmp3lame"),
+MANNERS: list[tuple[ChunkFormat, int]] = [
+    ("wav", 16_000), ("wav", 44_100), ("s16", 16_000), ("s16", 48_000), ("f32", 24_000), ("f32", 22_050),
+    ("opus", 48_000), ("mp3", 44_100),
 ]  # fmt: skip
 
 
-def test_every_format_at_once(topics, bridge):
+def test_every_format_at_once(kafka, bridge):
     clip = Clip(manifest()[0])
     sent = []
-    for format, rate_hz, codec in MANNERS:
-        device = f"{format}-{rate_hz}"
+    for format, rate_hz in MANNERS:
         at_rate = clip.samples if rate_hz == SAMPLE_RATE_HZ else soxr.resample(clip.samples, SAMPLE_RATE_HZ, rate_hz)
-        spoken = chunks(device, at_rate, **said_in(format, rate_hz, codec))
-        sent += spoken + closing(device, len(spoken))
-    topics.send(sent)
-    reader = topics.transcripts()
+        sent += closed(cut(at_rate, f"{format}-{rate_hz}", rate_hz=rate_hz, format=format))
+    send(kafka, *sent)
+    reader = transcripts_of(kafka)
     running = bridge()
-    reader.wait_for_chunks((c["chunk_id"] for c in sent if "closing" not in c["chunk_id"]), PATIENCE_S, running.check)
+    reader.wait_for_chunks(ids(sent), PATIENCE_S, running.check)
     heard = {device: [word for word, *_ in words(found)] for device, found in reader.by_device().items()}
     assert heard == dict.fromkeys(reader.by_device(), clip.words)
     assert len(heard) == len(MANNERS)
     reader.close()
 
 
-def test_what_nobody_can_hear_is_put_aside(topics, bridge):
+def test_what_nobody_can_hear_is_put_aside(kafka, bridge):
     """Between good chunks of all devices, on every partition."""
     clip = Clip(manifest()[0])
     sent = said_by([f"device-{number}" for number in range(DEVICES)], clip.samples)
-    good = sent[0][0]
-    poison: list[tuple[bytes | None, bytes | None]] = [
+    good = json.loads(sent[0][0].model_dump_json())
+    poison: list[Raw] = [
         (b"device-0", b"\xff\xfe no JSON"),
         (b"device-0", None),
         (None, b"[]"),
@@ -238,13 +237,10 @@ def test_what_nobody_can_hear_is_put_aside(topics, bridge):
     ]
     everything = [chunk for one in sent for chunk in one]
     half = len(everything) // 2
-    topics.send(everything[:half])
-    topics.send_raw(poison)
-    topics.send(everything[half:])
-    transcripts, letters = topics.transcripts(), topics.dead_letters()
+    send(kafka, *everything[:half], *poison, *everything[half:])
+    transcripts, letters = transcripts_of(kafka), Reader(kafka, kafka.dead_letter_topic)
     running = bridge()
-    spoken = [chunk["chunk_id"] for chunk in everything if "closing" not in chunk["chunk_id"]]
-    transcripts.wait_for_chunks(spoken, PATIENCE_S, running.check)
+    transcripts.wait_for_chunks(ids(everything), PATIENCE_S, running.check)
     for found in transcripts.by_device().values():
         assert [word for word, *_ in words(found)] == clip.words
     letters.wait_for(len(poison), PATIENCE_S, running.check)

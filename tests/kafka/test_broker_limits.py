@@ -6,8 +6,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from serve_app.bridges.broker import Assigned, Batch, Broker, Record
 from serve_app.bridges.settings import KafkaSettings
-from tests.kafka.topics import Reader
-from tests.kafka_support import new_settings
+from tests.kafka_support import Reader, new_settings
 
 PATIENCE_SECONDS = 120
 
@@ -27,7 +26,7 @@ async def letter(settings: KafkaSettings, value: bytes) -> bytes:
                 pass
     finally:
         await broker.close()
-    reader = Reader(settings.bootstrap_servers, settings.dead_letter_topic)
+    reader = Reader(settings, settings.dead_letter_topic)
     try:
         await asyncio.to_thread(reader.wait_for, 1, PATIENCE_SECONDS)
     finally:

@@ -1,7 +1,6 @@
 """The bridge as a part of the application, between mock brokers and its engines."""
 
 import asyncio
-import time
 from pathlib import Path
 
 import httpx
@@ -24,10 +23,8 @@ async def test_chunks_become_transcripts_and_the_service_tells_so(tmp_path: Path
         kafka = settings.model_dump(exclude_defaults=True)
         with running_service(tmp_path, engines=1, engine={"slots": 4}, kafka=kafka) as service:
             reader = Reader(settings, settings.output_topic)
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while len(reader.messages) < len(chunks) and time.monotonic() < deadline:
-                await asyncio.to_thread(reader.wait)
-            transcripts = reader.read()
+            await asyncio.to_thread(reader.wait_for, len(chunks), PATIENCE_SECONDS)
+            transcripts = reader.values()
             reader.close()
             async with httpx.AsyncClient(base_url=service.base, timeout=30) as http:
                 metrics = (await http.get("/metrics")).text
