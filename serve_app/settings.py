@@ -249,6 +249,13 @@ class EngineSettings(_Group):
             read_gpus().gpu(value)
         return value
 
+    @field_validator("num_gpus")
+    @classmethod
+    def _part_of_one_or_whole_ones(cls, value: float | None) -> float | None:
+        if value and value > 1 and value % 1:
+            raise ValueError(f"expected a part of one GPU or a whole number of them, as Ray does, got {value:g}")
+        return value
+
     @field_validator("autoscaling", mode="before")
     @classmethod
     def _all_keys_commented_out(cls, value: object) -> object:

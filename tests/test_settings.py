@@ -154,6 +154,7 @@ def test_a_wrong_variable_is_named() -> None:
         ({"engine": {"device": "cpu", "gpu": "L4"}}, "engine.device: expected auto or cuda together with gpu L4"),
         ({"engine": {"device": "cpu", "num_gpus": 0.5}}, "engine.device: expected auto or cuda together with num_gpus"),
         ({"engine": {"gpu": "L4", "num_gpus": 0}}, "engine.num_gpus: expected more than 0"),
+        ({"engine": {"gpu": "L4", "num_gpus": 1.5}}, "engine.num_gpus: expected a part of one GPU or a whole number"),
         ({"engine": {"gpu": "L5"}}, "engine.gpu: expected one of T4, L4, A10G, L40S, A100-40G, A100, H100, H200, got"),
         (
             {"model": "kyutai/stt-1b-en_fr", "engine": {"gpu": "L4", "slots": 400}},
