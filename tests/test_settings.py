@@ -22,6 +22,7 @@ from serve_app.settings import (
     key_digest,
     load,
     resolve_model,
+    with_model,
 )
 
 SERVE_CONFIG = PROJECT_ROOT / "serve_config.yaml"
@@ -185,7 +186,7 @@ def test_a_wrong_variable_is_named() -> None:
             "ingress.autoscaling.min_replicas: expected at most max_replicas (10), got 11",
         ),
         (
-            {"models": [{"model": "demo"}]},
+            {"engine": {}, "models": [{"model": "demo"}, {"model": "stt-2.6b-en"}]},
             "models[0].name: expected another name than the other models, got 'demo'",
         ),
         (
@@ -454,6 +455,40 @@ def test_further_models_have_engines_of_their_own_and_share_the_rest():
     assert served["small"].model_settings == served["demo"].model_settings
     assert served["stt-2.6b-en"].model_settings.source == "kyutai/stt-2.6b-en"
     assert {one.log_level for one in served.values()} == {"error"}
+
+
+SEVERAL = {
+    "model": "stt-1b-en_fr",
+    "engine": {"slots": 8},
+    "models": [{"model": "demo", "name": "small", "engine": {"slots": 2}}, {"model": "stt-2.6b-en"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ("stt-1b-en_fr", {"stt-1b-en_fr": 8, "small": 2, "stt-2.6b-en": 32}),
+        ("small", {"small": 2, "stt-2.6b-en": 32}),
+        ("demo", {"small": 2, "stt-2.6b-en": 32}),
+        ("stt-2.6b-en", {"stt-2.6b-en": 32, "small": 2}),
+        ("kyutai/stt-2.6b-en", {"kyutai/stt-2.6b-en": 8, "small": 2, "stt-2.6b-en": 32}),
+    ],
+)
+def test_one_of_several_models_becomes_the_first_with_its_own_engines(chosen: str, expected: dict[str, int]):
+    by_option = from_args(SEVERAL, {}, options={"model": chosen})
+    by_variable = from_args(SEVERAL, {"MODEL_NAME": chosen})
+    in_the_file = from_args(with_model(SEVERAL, chosen), {})
+    on_the_cluster = from_args(with_model(SEVERAL, chosen), {"MODEL_NAME": chosen})
+    for settings in (by_option, by_variable, in_the_file, on_the_cluster):
+        assert {name: one.engine.slots for name, one in settings.served.items()} == expected
+        assert next(iter(settings.served)) == settings.model
+    if "small" in (chosen, settings.model):
+        assert settings.model_settings == resolve_model("demo")
+
+
+def test_variables_are_about_the_model_that_has_become_the_first():
+    settings = from_args(SEVERAL, {"MODEL_NAME": "small", "BATCH_SIZE": "5"})
+    assert {name: one.engine.slots for name, one in settings.served.items()} == {"small": 5, "stt-2.6b-en": 32}
 
 
 def test_secrets_for_the_brokers_are_never_repeated():
