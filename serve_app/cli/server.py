@@ -20,7 +20,7 @@ import httpx
 import typer
 import yaml
 
-from serve_app.cli import leftovers, processes
+from serve_app.cli import leftovers, open_files, processes
 from serve_app.cli.config import Address, Overrides, effective_config
 from serve_app.cli.own_gpus import OwnGpus
 from serve_app.cli.ray_access import write_ray_access
@@ -219,7 +219,10 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
         try:
             file = folder.path / "serve_config.yaml"
             file.write_text(yaml.safe_dump(effective, sort_keys=False), encoding="utf-8")
-            server = Server(file, effective, address, _environment(overrides, folder.path), output)
+            environment = _environment(overrides, folder.path)
+            if overrides.private and (problem := open_files.problem(environment)):
+                raise StartFailed(problem)
+            server = Server(file, effective, address, environment, output)
             folder.remember(server.session)
             yield server
         finally:
