@@ -7,6 +7,7 @@ Its first item says where the stream is and what opens it; everything else goes 
 import asyncio
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +75,7 @@ class ServeEngines:
         self._links: dict[tuple[str, int], LinkClient] = {}
         self._connecting: dict[tuple[str, int], asyncio.Lock] = {}
         self._info: ModelInfo | None = None
+        self._is_known = asyncio.Event()
         self._ready = False
         self._leases: set[LeasedStream] = set()
         self._probe: asyncio.Task[None] | None = None
@@ -100,6 +102,16 @@ class ServeEngines:
         if self._info is None:
             raise ModelNotReady("no engine has loaded its model yet")
         return self._info
+
+    async def wait_until_known(self) -> None:
+        """Where engines come and go, wait until one has told `info`, or could not be started in time.
+
+        None may be there before the first session comes; looking for one has woken it.
+        """
+        if self._autoscaling:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._autoscaling.start_timeout_seconds):
+                    await self._is_known.wait()
 
     @property
     def leases(self) -> int:
@@ -266,6 +278,7 @@ class ServeEngines:
         if self._info is None:
             _log.info("engine found", model=info.name)
         self._info = info
+        self._is_known.set()
         return True
 
 
