@@ -3,6 +3,9 @@
 The message says what was expected and what came. Close codes follow RFC 6455, section 7.4, and the IANA registry.
 """
 
+NO_ENGINE = "no engine has loaded its model yet"
+"""What is said of a model that nobody can use now."""
+
 
 class SpeechError(Exception):
     """Base of all errors that end a session, and only that session."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from serve_app.errors import AtCapacity, EngineLost, ModelNotReady
+from serve_app.errors import NO_ENGINE, AtCapacity, EngineLost, ModelNotReady
 from serve_app.ingress.replicas import EngineReplicas, replicas_of
 from serve_app.link.client import LinkClient, StreamListener
 from serve_app.link.messages import Grant, Refusal
@@ -100,7 +100,7 @@ class ServeEngines:
     def info(self) -> ModelInfo:
         """Facts about the model. Raises ModelNotReady before the first engine was reached."""
         if self._info is None:
-            raise ModelNotReady("no engine has loaded its model yet")
+            raise ModelNotReady(NO_ENGINE)
         return self._info
 
     async def wait_until_known(self) -> None:
