@@ -834,7 +834,10 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     try:
         return tuple(KeysFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).keys)
     except OSError as error:
-        raise SettingsError([f"{_display(path)}: expected a readable file, got: {error.strerror}"]) from None
+        advice = (
+            f" (stt keys add NAME --file {_display(path)} makes it)" if isinstance(error, FileNotFoundError) else ""
+        )
+        raise SettingsError([f"{_display(path)}: expected a readable file, got: {error.strerror}{advice}"]) from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise SettingsError([f"{_display(path)}: expected YAML"]) from None
     except ValidationError as error:

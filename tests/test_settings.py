@@ -437,6 +437,7 @@ def test_a_wrong_keys_file_is_told_without_its_contents(tmp_path: Path, text: st
 def test_a_keys_file_must_be_there_and_hold_keys_with_names_of_their_own(tmp_path: Path) -> None:
     (problem,) = problems_of({"auth": {"keys_file": str(tmp_path / "none.yaml")}})
     assert "none.yaml: expected a readable file" in problem
+    assert problem.endswith(f"(stt keys add NAME --file {tmp_path / 'none.yaml'} makes it)")
     file = tmp_path / "keys.yaml"
     file.write_text("keys: []", encoding="utf-8")
     (problem,) = problems_of({"auth": {"keys_file": str(file)}})

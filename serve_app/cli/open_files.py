@@ -7,6 +7,7 @@ CONNECTIONS = ("RAY_SERVE_HAPROXY_MAXCONN", 4096)
 """Ray's setting of how many connections HAProxy takes, and its default."""
 
 THREADS = ("RAY_SERVE_HAPROXY_NBTHREAD", 4)
+"""The same of its threads."""
 
 FILES_PER_CONNECTION = 2.5
 """Both ends, and a pipe for every fourth one."""
