@@ -6,6 +6,14 @@ The message says what was expected and what came. Close codes follow RFC 6455, s
 NO_ENGINE = "no engine has loaded its model yet"
 """What is said of a model that nobody can use now."""
 
+SHOWN_CHARACTERS = 80
+"""How much of a wrong value a message repeats."""
+
+
+def shown(value: object) -> str:
+    """What came, for a message: its `repr`, of long text or bytes that of their beginning."""
+    return repr(value[:SHOWN_CHARACTERS] if isinstance(value, str | bytes) else value)[: SHOWN_CHARACTERS + 3]
+
 
 class SpeechError(Exception):
     """Base of all errors that end a session, and only that session."""

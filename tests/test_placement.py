@@ -2,7 +2,9 @@ from serve_app.ingress.placement import Placement
 
 
 def ranks(placement: Placement, names: str, refused: str = "") -> list[str]:
-    return ["".join(rank) for rank in placement.ranks(list(names), lambda name: name in refused)]
+    """`refused` have refused in this order."""
+    times = {name: float(at) for at, name in enumerate(refused)}
+    return ["".join(rank) for rank in placement.ranks(list(names), times.get)]
 
 
 def test_the_oldest_come_first_however_they_are_listed():
@@ -23,6 +25,7 @@ def test_who_refused_comes_last():
     placement = Placement()
     placement.update("abc")
     assert ranks(placement, "abc", refused="a") == ["b", "c", "a"]
+    assert ranks(placement, "abc", refused="cab") == ["c", "a", "b"]
 
 
 def test_who_was_never_announced_counts_as_the_newest():
@@ -37,4 +40,5 @@ def test_spread_leaves_the_choice_among_equals_to_serve():
     placement.update("abc")
     assert ranks(placement, "cab") == ["abc"]
     assert ranks(placement, "cab", refused="a") == ["bc", "a"]
+    assert ranks(placement, "cab", refused="bac") == ["b", "a", "c"]
     assert ranks(placement, "a", refused="a") == ["a"]

@@ -31,8 +31,8 @@ def test_a_refusal_counts_for_a_moment():
     replicas = EngineReplicas(clock)
     replicas.update({"a", "b"})
     replicas.note_refusal("a")
-    assert replicas.is_avoided("a")
-    assert not replicas.is_avoided("b")
+    assert replicas.avoided_at("a") is not None
+    assert replicas.avoided_at("b") is None
     assert not replicas.have_all_refused()
     replicas.note_refusal("b")
     assert replicas.have_all_refused()
@@ -42,9 +42,9 @@ def test_a_refusal_counts_for_a_moment():
     assert replicas.have_all_refused()
     clock.now += FRESH_SECONDS
     assert not replicas.have_all_refused()
-    assert replicas.is_avoided("a")
+    assert replicas.avoided_at("a") is not None
     clock.now += AVOID_SECONDS
-    assert not replicas.is_avoided("a")
+    assert replicas.avoided_at("a") is None
     assert not EngineReplicas().have_all_refused()
 
 
@@ -56,8 +56,8 @@ def test_after_a_slot_was_given_back_they_are_full_only_when_all_have_refused_ag
         replicas.note_refusal(name)
     clock.now += 0.1
     replicas.note_room("a")
-    assert not replicas.is_avoided("a")
-    assert replicas.is_avoided("b")
+    assert replicas.avoided_at("a") is None
+    assert replicas.avoided_at("b") is not None
     clock.now += 0.1
     replicas.note_refusal("a")  # somebody else was there first
     assert replicas.have_all_refused()
@@ -70,7 +70,7 @@ def test_a_lost_replica_is_avoided_but_not_full():
     replicas = EngineReplicas()
     replicas.update({"a"})
     replicas.note_lost("a")
-    assert replicas.is_avoided("a")
+    assert replicas.avoided_at("a") is not None
     assert not replicas.have_all_refused()
     assert not replicas.are_full(60.0)
 

@@ -59,7 +59,7 @@ class Offering(Handle):
         self.asked: list[str] = []
 
     def remote(self, *_: object) -> "Offering":
-        self.asked.append(self._placement.ranks(self._names, self._replicas.is_avoided)[0][0])
+        self.asked.append(self._placement.ranks(self._names, self._replicas.avoided_at)[0][0])
         return self
 
     async def __anext__(self) -> Refusal | Grant:
@@ -82,6 +82,13 @@ class Starting(Handle):
     def __await__(self) -> Generator[None, None, ModelInfo]:
         yield from self.has_started.wait().__await__()
         return MODEL
+
+
+class FullHouse(Offering):
+    """None has room."""
+
+    async def __anext__(self) -> Refusal:
+        return Refusal(self.asked[-1], "every slot is taken")
 
 
 class Nobody:
@@ -134,6 +141,20 @@ async def test_all_full_engines_are_passed_to_reach_the_one_with_room(replicas, 
     monkeypatch.setattr(engines, "_attach", attach)
     assert await engines.open("id", Nobody(), history) == names[-1]
     assert handle.asked == names
+
+
+async def test_a_full_house_is_known_though_one_refused_too_long_ago_to_count(monkeypatch):
+    shift = -1.5  # seconds: longer than a refusal counts, shorter than its engine is avoided
+    replicas = EngineReplicas(lambda: time.monotonic() + shift)
+    monkeypatch.setattr(serve_engines, "replicas_of", {"engine": replicas}.__getitem__)
+    replicas.update({"a", "b", "c"})
+    replicas.note_refusal("b")
+    shift = 0.0
+    handle = FullHouse(["a", "b", "c"], replicas)
+    engines = ServeEngines(handle, LinkSettings(), 60.0)
+    with pytest.raises(AtCapacity):
+        await engines.open("id", Nobody())
+    assert handle.asked[:4] == ["a", "c", "b", "a"]
 
 
 async def test_it_is_full_when_all_have_refused_until_a_slot_is_given_back_or_more_may_come(replicas):

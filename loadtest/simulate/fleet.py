@@ -134,7 +134,7 @@ class Fleet:
     def _sort(self) -> None:
         self._changed = False
         self._placement.update(self._names)
-        ordered = [name for rank in self._placement.ranks(self._names, lambda _: False) for name in rank]
+        ordered = [name for rank in self._placement.ranks(self._names, lambda _: None) for name in rank]
         if ordered != self._names:
             places = {name: place for place, name in enumerate(self._names)}
             order = [places[name] for name in ordered]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serve_app.errors import InvalidMessage
+from serve_app.errors import InvalidMessage, shown
 from serve_app.speech import SAMPLE_RATE_HZ
 
 SAMPLE_BYTES = {"f32": 4, "s16": 2, "mulaw": 1, "alaw": 1}
@@ -18,9 +18,6 @@ MAX_CHANNELS = 2
 
 TELEPHONE_RATE_HZ = 8_000
 """What mu-law and A-law mean where no rate is given: the rate that G.711 fixes."""
-
-SHOWN_CHARACTERS = 80
-"""How much of a wrong value an error repeats."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def parse_audio_format(query: Mapping[str, str]) -> AudioFormat:
     """
     encoding = query.get("format", "f32")
     if encoding not in FORMATS:
-        raise InvalidMessage(f"?format=: expected one of {', '.join(FORMATS)}, got {encoding[:SHOWN_CHARACTERS]!r}")
+        raise InvalidMessage(f"?format=: expected one of {', '.join(FORMATS)}, got {shown(encoding)}")
     default_rate_hz = TELEPHONE_RATE_HZ if encoding in ("mulaw", "alaw") else SAMPLE_RATE_HZ
     return AudioFormat(
         encoding,
@@ -74,5 +71,5 @@ def _choice(query: Mapping[str, str], name: str, choices: tuple[int, ...], defau
         return default
     by_text = {str(choice): choice for choice in choices}
     if value not in by_text:
-        raise InvalidMessage(f"?{name}=: expected one of {', '.join(by_text)}, got {value[:SHOWN_CHARACTERS]!r}")
+        raise InvalidMessage(f"?{name}=: expected one of {', '.join(by_text)}, got {shown(value)}")
     return by_text[value]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 class Placement:
     """Fills the replicas that came first, so that the newest, which Serve stops first when it scales in, are empty.
 
-    With `spread` no replica comes before another one. Either way one that refused a session a moment ago comes last.
+    With `spread` no replica comes before another one. Either way those that refused a session a moment ago come last,
+    the latest of them at the very end: so each of a full house is asked in its turn, and none is forgotten.
     """
 
     def __init__(self, *, spread: bool = False) -> None:
@@ -19,14 +20,16 @@ class Placement:
         kept = {name: None for name in self._oldest_first if name in now}
         self._oldest_first = kept | now
 
-    def ranks(self, names: Iterable[str], has_refused: Callable[[str], bool]) -> list[list[str]]:
-        """These replicas in ranks, the best one first; within a rank, the one with the fewest sessions is best."""
+    def ranks(self, names: Iterable[str], refused_at: Callable[[str], float | None]) -> list[list[str]]:
+        """These replicas in ranks, the best one first; within a rank, the one with the fewest sessions is best.
+
+        `refused_at` tells when a replica refused a session, None unless it was a moment ago.
+        """
         asked = dict.fromkeys(names)
         # Who is not announced yet is the newest.
         ordered = [name for name in self._oldest_first if name in asked]
         ordered += [name for name in asked if name not in self._oldest_first]
-        late = {name for name in ordered if has_refused(name)}
-        groups = [name for name in ordered if name not in late], [name for name in ordered if name in late]
-        if self._spread:
-            return [group for group in groups if group]
-        return [[name] for group in groups for name in group]
+        late = {name: at for name in ordered if (at := refused_at(name)) is not None}
+        free = [name for name in ordered if name not in late]
+        ranks = [free] if self._spread and free else [[name] for name in free]
+        return ranks + [[name] for name in sorted(late, key=late.__getitem__)]

@@ -83,10 +83,11 @@ class EngineReplicas:
             self._full_at.pop(name, None)
             self._room_at = self._clock()
 
-    def is_avoided(self, name: str) -> bool:
-        """Whether the replica had no room a moment ago, or was lost."""
+    def avoided_at(self, name: str) -> float | None:
+        """When the replica had no room, or was lost; None unless that was a moment ago."""
         with self._lock:
-            return self._clock() - self._avoided_at.get(name, -math.inf) < AVOID_SECONDS
+            at = self._avoided_at.get(name, -math.inf)
+            return at if self._clock() - at < AVOID_SECONDS else None
 
     def have_all_refused(self) -> bool:
         """Whether no replica had room a moment ago."""

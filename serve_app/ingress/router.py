@@ -33,5 +33,5 @@ class OldestFirstRouter(FIFOMixin, RequestRouter):
         In one rank, Serve itself prefers the replica with the fewest ongoing requests.
         """
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        ranks = self._placement.ranks(replicas, self._known.is_avoided)
+        ranks = self._placement.ranks(replicas, self._known.avoided_at)
         return [[replicas[name] for name in rank] for rank in ranks]

@@ -14,6 +14,7 @@ import msgpack
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from serve_app.errors import shown
 from serve_app.speech import FRAME_SAMPLES, MAX_AMPLITUDE, FrameResults
 
 LENGTH_BYTES = 4
@@ -177,7 +178,7 @@ def decode(body: bytes) -> Message:
                 raise LinkError("load.values: expected finite numbers by name")
             return LoadReport(values)
         case other:
-            raise LinkError(f"expected a known message type, got {str(other)[:80]!r}")
+            raise LinkError(f"expected a known message type, got {shown(other)}")
 
 
 def _results(fields: dict[str, Any]) -> FrameResults:

@@ -24,14 +24,13 @@ from serve_app import client
 from serve_app.client.address import stream_url
 from serve_app.client.connection import close_connection, open_connection, what_it_means
 from serve_app.client.encoding import Format, make_encoder
+from serve_app.errors import shown
 from serve_app.speech import SAMPLE_RATE_HZ
 
 Message: TypeAlias = str | bytes
 
 MARKER_SILENCE_S = 5
 """Silence behind moshi-server's Marker, which brings it out: more than any model's delay."""
-
-SHOWN_CHARACTERS = 120
 
 
 class Wire(Protocol):
@@ -115,7 +114,7 @@ class _Moshi(Wire):
             case {"type": str()}:
                 pass
             case _:
-                raise client.ProtocolViolation(f"expected a msgpack map with a type, got {_shown(message)}")
+                raise client.ProtocolViolation(f"expected a msgpack map with a type, got {shown(message)}")
 
     def _ended(self, end_s: float) -> Iterable[client.Event]:
         """The word that waits for its end."""
@@ -208,7 +207,7 @@ class _TaggedText(Wire):
 
     def read(self, message: Message) -> Iterable[client.Event]:
         if isinstance(message, str) or message[:1] != b"\x01":
-            raise client.ProtocolViolation(f"expected 0x01 and text, got {_shown(message)}")
+            raise client.ProtocolViolation(f"expected 0x01 and text, got {shown(message)}")
         yield client.Token(text=message[1:].decode(errors="replace"))
 
 
@@ -319,9 +318,5 @@ def _fields(message: Message) -> dict[str, Any]:
     except ValueError:
         fields = None
     if not isinstance(fields, dict):
-        raise client.ProtocolViolation(f"expected a JSON object, got {_shown(message)}")
+        raise client.ProtocolViolation(f"expected a JSON object, got {shown(message)}")
     return fields
-
-
-def _shown(message: Message) -> str:
-    return repr(message[:SHOWN_CHARACTERS])

@@ -50,9 +50,6 @@ MAX_REASON_BYTES = 123
 END_OF_STREAM = "EOS"
 """What ends the audio in every dialect of the seeds, as text or as bytes."""
 
-SHOWN_CHARACTERS = 80
-"""How much of a wrong message an error repeats."""
-
 MEASURED_AT_ONCE = 2
 """Uploads that are decoded before they have a slot, to see whether they may have one; the next ones wait in turn."""
 

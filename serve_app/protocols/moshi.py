@@ -19,9 +19,9 @@ from starlette.datastructures import QueryParams
 
 from serve_app.audio.formats import OPUS, AudioFormat
 from serve_app.audio.stream import AudioStream
-from serve_app.errors import AtCapacity, InvalidMessage, SpeechError
+from serve_app.errors import AtCapacity, InvalidMessage, SpeechError, shown
 from serve_app.protocols import audio_in
-from serve_app.protocols.conversation import SHOWN_CHARACTERS, Dialect, Message, Wishes
+from serve_app.protocols.conversation import Dialect, Message, Wishes
 from serve_app.protocols.moshi_messages import Audio, Init, Marker, OggOpus, decode, encode
 from serve_app.session.core import Event, Frame, Marked
 from serve_app.session.session import Session
@@ -71,7 +71,7 @@ class Moshi(Dialect):
     async def receive(self, session: Session, message: Message) -> None:
         """A msgpack message."""
         if isinstance(message, str):
-            raise InvalidMessage(f"expected binary msgpack, got the text {message[:SHOWN_CHARACTERS]!r}")
+            raise InvalidMessage(f"expected binary msgpack, got the text {shown(message)}")
         match decode(message):
             case Audio(data=data):
                 await audio_in.feed(session, self._samples, data)

@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 import msgpack
 import numpy as np
 
-from serve_app.errors import InvalidMessage
-from serve_app.protocols.conversation import SHOWN_CHARACTERS
+from serve_app.errors import SHOWN_CHARACTERS, InvalidMessage, shown
 
 _LARGEST_ID = 2**63
 
@@ -125,4 +124,4 @@ def _shown(value: Any) -> str:
     """A list may be as long, and as deep, as its sender likes."""
     if isinstance(value, list | dict):
         return f"a {type(value).__name__} of {len(value)}"
-    return repr(value[:SHOWN_CHARACTERS] if isinstance(value, str | bytes) else value)[:SHOWN_CHARACTERS]
+    return shown(value)

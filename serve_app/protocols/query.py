@@ -3,8 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from serve_app.audio.formats import SHOWN_CHARACTERS
-from serve_app.errors import InvalidMessage
+from serve_app.errors import InvalidMessage, shown
 
 _PLAIN_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,6})?")
 
@@ -16,5 +15,5 @@ def number(values: Mapping[str, str], name: str, largest: float, default: float 
         return default
     value = float(text) if _PLAIN_NUMBER.fullmatch(text) else -1.0
     if not 0 <= value <= largest:
-        raise InvalidMessage(f"?{name}=: expected a number from 0 to {largest:g}, got {text[:SHOWN_CHARACTERS]!r}")
+        raise InvalidMessage(f"?{name}=: expected a number from 0 to {largest:g}, got {shown(text)}")
     return value

@@ -28,11 +28,10 @@ from starlette.datastructures import QueryParams
 
 from serve_app.audio.formats import parse_audio_format
 from serve_app.audio.stream import AudioStream
-from serve_app.errors import InvalidMessage, SpeechError
+from serve_app.errors import InvalidMessage, SpeechError, shown
 from serve_app.protocols import audio_in
 from serve_app.protocols.conversation import (
     END_OF_STREAM,
-    SHOWN_CHARACTERS,
     Dialect,
     Message,
     Resume,
@@ -136,7 +135,6 @@ class StreamV1(Dialect):
 def _control(message: Message) -> str:
     if is_end(message):
         return "end"
-    shown = str(message)[:SHOWN_CHARACTERS]
     try:
         control = json.loads(message)
     except (ValueError, RecursionError):
@@ -144,7 +142,8 @@ def _control(message: Message) -> str:
     kind = control.get("type") if isinstance(control, dict) else None
     if kind not in ("flush", "end"):
         raise InvalidMessage(
-            f'expected binary audio, {{"type": "flush"}}, {{"type": "end"}} or {END_OF_STREAM}, got the text {shown!r}'
+            f'expected binary audio, {{"type": "flush"}}, {{"type": "end"}} or {END_OF_STREAM}, '
+            f"got the text {shown(message)}"
         )
     return str(kind)
 
@@ -152,7 +151,7 @@ def _control(message: Message) -> str:
 def _flag(query: QueryParams, name: str) -> bool:
     value = query.get(name, "false").lower()
     if value not in ("true", "false", "1", "0"):
-        raise InvalidMessage(f"?{name}=: expected true or false, got {value[:SHOWN_CHARACTERS]!r}")
+        raise InvalidMessage(f"?{name}=: expected true or false, got {shown(value)}")
     return value in ("true", "1")
 
 

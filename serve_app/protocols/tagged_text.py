@@ -15,9 +15,9 @@ from starlette.datastructures import QueryParams
 
 from serve_app.audio.formats import OPUS, AudioFormat
 from serve_app.audio.stream import AudioStream
-from serve_app.errors import InvalidMessage, SpeechError
+from serve_app.errors import InvalidMessage, SpeechError, shown
 from serve_app.protocols import audio_in
-from serve_app.protocols.conversation import SHOWN_CHARACTERS, Dialect, Message, Wishes, is_end
+from serve_app.protocols.conversation import Dialect, Message, Wishes, is_end
 from serve_app.session.core import Event
 from serve_app.session.session import Session
 from serve_app.transcript import Token
@@ -55,4 +55,4 @@ class TaggedText(Dialect):
         elif isinstance(message, bytes):
             await audio_in.feed(session, self._audio, message)
         else:
-            raise InvalidMessage(f"expected binary Ogg/Opus, got the text {message[:SHOWN_CHARACTERS]!r}")
+            raise InvalidMessage(f"expected binary Ogg/Opus, got the text {shown(message)}")

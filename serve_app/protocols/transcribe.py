@@ -16,9 +16,9 @@ from starlette.datastructures import QueryParams
 
 from serve_app.audio.formats import parse_audio_format
 from serve_app.audio.stream import AudioStream
-from serve_app.errors import InvalidMessage, SpeechError
+from serve_app.errors import InvalidMessage, SpeechError, shown
 from serve_app.protocols import audio_in
-from serve_app.protocols.conversation import END_OF_STREAM, SHOWN_CHARACTERS, Dialect, Message, Wishes, is_end
+from serve_app.protocols.conversation import END_OF_STREAM, Dialect, Message, Wishes, is_end
 from serve_app.session.core import Done, Event, Frame
 from serve_app.session.session import Session
 from serve_app.transcript import WordStart
@@ -67,9 +67,7 @@ class Transcribe(Dialect):
         elif isinstance(message, bytes):
             await audio_in.feed(session, self._audio, message)
         else:
-            raise InvalidMessage(
-                f"expected binary audio or {END_OF_STREAM}, got the text {message[:SHOWN_CHARACTERS]!r}"
-            )
+            raise InvalidMessage(f"expected binary audio or {END_OF_STREAM}, got the text {shown(message)}")
 
     def _told(self, final: bool) -> str:
         text, self._segment = self._segment, ""

@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from serve_app.errors import UnknownModel
+from serve_app.errors import UnknownModel, shown
 from serve_app.session.admission import Admission, Returning
 from serve_app.session.engines import EnginePool
 from serve_app.settings import ModelSettings, Settings
-
-SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Models:
             return self.default
         if asked not in self._models:
             names = " or ".join(map(repr, self._models))
-            raise UnknownModel(f"expected the model {names}, got {asked[:SHOWN_CHARACTERS]!r}")
+            raise UnknownModel(f"expected the model {names}, got {shown(asked)}")
         return self._models[asked]
 
     def loads(self, name: str) -> Mapping[str, Mapping[str, float]]:

@@ -9,7 +9,7 @@ from starlette.datastructures import FormData, QueryParams, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from serve_app.errors import InvalidMessage, MessageTooLarge
+from serve_app.errors import SHOWN_CHARACTERS, InvalidMessage, MessageTooLarge, shown
 from serve_app.protocols.openai.errors import InvalidParameter
 from serve_app.protocols.query import number
 from serve_app.protocols.requests import limited, read_on
@@ -21,7 +21,6 @@ GRANULARITIES = ("word", "segment")
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 64 * 1024
-SHOWN_CHARACTERS = 80
 
 
 @dataclass(frozen=True)
@@ -108,4 +107,4 @@ def _choice(data: FormData, name: str, choices: tuple[str, ...], default: str) -
 
 
 def _wrong(param: str, expected: str, got: str) -> InvalidParameter:
-    return InvalidParameter(param, f"{param}: expected {expected}, got {got[:SHOWN_CHARACTERS]!r}", "unsupported_value")
+    return InvalidParameter(param, f"{param}: expected {expected}, got {shown(got)}", "unsupported_value")

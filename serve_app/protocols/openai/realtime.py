@@ -16,7 +16,7 @@ from dataclasses import replace
 from starlette.websockets import WebSocket
 
 from serve_app.audio.stream import AudioStream
-from serve_app.errors import InvalidAudio, SpeechError, UnknownModel
+from serve_app.errors import InvalidAudio, SpeechError, UnknownModel, shown
 from serve_app.protocols import audio_in
 from serve_app.protocols.conversation import Dialect, Message, Wishes
 from serve_app.protocols.openai.errors import InvalidParameter, described
@@ -68,7 +68,7 @@ class Realtime(Dialect):
     def check_request(self) -> Wishes:
         """Read the query."""
         if (intent := self._query.get("intent", "transcription")) != "transcription":
-            raise InvalidParameter("intent", f"?intent=: expected transcription, got {intent[:80]!r}")
+            raise InvalidParameter("intent", f"?intent=: expected transcription, got {shown(intent)}")
         asked = self._query.get("model")
         model = choose(self._models, asked).name
         self._configuration = Configuration(asked or model)

@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from serve_app.audio.formats import AudioFormat
+from serve_app.errors import SHOWN_CHARACTERS, shown
 from serve_app.protocols.openai.errors import InvalidParameter
-
-SHOWN_CHARACTERS = 80
 
 PCM16 = AudioFormat("s16")
 """What clients send that say nothing: 24 kHz."""
@@ -147,7 +146,7 @@ def read_fields(message: str | bytes) -> dict[str, Any]:
     except ValueError:
         fields = None
     if not isinstance(fields, dict):
-        raise InvalidParameter(None, f"expected a JSON object, got {message[:SHOWN_CHARACTERS]!r}", "invalid_json")
+        raise InvalidParameter(None, f"expected a JSON object, got {shown(message)}", "invalid_json")
     return fields
 
 
@@ -161,21 +160,15 @@ def parse_event(fields: dict[str, Any]) -> ClientEvent:
         kinds = ", ".join(
             f"'{kind}'" for each in (Update, OldUpdate, Append, Commit, Clear) for kind in _kinds(each)
         )  # fmt: skip
-        raise InvalidParameter("type", f"type: expected one of {kinds}, got {_shown(fields.get('type'))}")
+        raise InvalidParameter("type", f"type: expected one of {kinds}, got {shown(fields.get('type'))}")
     param = ".".join(str(part) for part in problem["loc"][1:])
     code = "missing_required_parameter" if problem["type"] == "missing" else "invalid_value"
-    raise InvalidParameter(param, f"{param}: {problem['msg']}, got {_shown(problem['input'])}", code)
+    raise InvalidParameter(param, f"{param}: {problem['msg']}, got {shown(problem['input'])}", code)
 
 
 def _kinds(event: type[_Fields]) -> tuple[str, ...]:
     kinds: tuple[str, ...] = event.model_fields["type"].annotation.__args__  # type: ignore[union-attr]
     return kinds
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, str):
-        value = value[:SHOWN_CHARACTERS]
-    return f"{value!r}"[: SHOWN_CHARACTERS + 2]
 
 
 def _changes(
