@@ -3,6 +3,9 @@
 The message says what was expected and what came. Close codes follow RFC 6455, section 7.4, and the IANA registry.
 """
 
+NO_ENGINE = "no engine has loaded its model yet"
+"""What is said of a model that nobody can use now."""
+
 SHOWN_CHARACTERS = 80
 """How much of a wrong value a message repeats."""
 

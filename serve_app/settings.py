@@ -252,6 +252,13 @@ class EngineSettings(_Group):
             read_gpus().gpu(value)
         return value
 
+    @field_validator("num_gpus")
+    @classmethod
+    def _part_of_one_or_whole_ones(cls, value: float | None) -> float | None:
+        if value and value > 1 and value % 1:
+            raise ValueError(f"expected a part of one GPU or a whole number of them, as Ray does, got {value:g}")
+        return value
+
     @field_validator("autoscaling", mode="before")
     @classmethod
     def _all_keys_commented_out(cls, value: object) -> object:
@@ -574,7 +581,8 @@ class Settings(_Group):
     """Name of the service in logs and metrics."""
 
     model: str = "demo"
-    """A name in `configs/models`, a model file, a checkpoint folder, or a Hugging Face id (`organisation/name`)."""
+    """A name in `configs/models`, a model file, a checkpoint folder, or a Hugging Face id (`organisation/name`).
+    Without `engine` the name of one of `models` will do, too, which then is the first one."""
 
     engine: EngineSettings = EngineSettings()
     """The deployment that holds the model."""
@@ -739,6 +747,12 @@ def from_args(
     """
     # A group whose every key is commented out reads as None in YAML: that is an empty group, not a mistake.
     groups = {name for name, field in Settings.model_fields.items() if group_of(field.annotation)}
+    if chosen := options.get("model") or environ.get("MODEL_NAME", "").strip():
+        args = with_model(args, str(chosen))
+    first = None if "engine" in args else _further(args, args.get("model"))
+    if first:
+        others = [further for further in args["models"] if further is not first]
+        args = {**args, "engine": first.get("engine"), "models": others}
     values = {
         key: {} if value is None and key in groups else dict(value) if isinstance(value, Mapping) else value
         for key, value in args.items()
@@ -771,7 +785,39 @@ def from_args(
     for option, value in options.items():
         values[option] = value
         blamed[(option,)] = f"option --{option}"
-    return _validate(Settings, values, origin, blamed)
+    if not first:
+        return _validate(Settings, values, origin, blamed)
+    settings = _validate(Settings, values | {"model": first["model"]}, origin, blamed)
+    return settings.model_copy(update={"model": _served_as(first)})
+
+
+def with_model(args: Mapping[str, Any], model: str) -> Mapping[str, Any]:
+    """An application's `args` with another `model`.
+
+    One of `models`, by its name or its `model`, is then the first one, with its own engines instead of `engine`.
+    """
+    if model == args.get("model", Settings.model_fields["model"].default):
+        return args
+    further = _further(args, model)
+    if further is None:
+        return {**args, "model": model}
+    return {key: value for key, value in args.items() if key != "engine"} | {"model": _served_as(further)}
+
+
+def _further(args: Mapping[str, Any], model: object) -> Mapping[str, Any] | None:
+    """The one of `models` that has this name, or else this `model`; None also where they are not as they should be."""
+    models = args.get("models")
+    if not isinstance(models, list) or not all(isinstance(one, Mapping) and "model" in one for one in models):
+        return None
+    names = [_served_as(one) for one in models]
+    if any(names.count(name) > 1 for name in names):
+        return None
+    asked = [one for one in models if model == _served_as(one)] + [one for one in models if model == one["model"]]
+    return asked[0] if asked else None
+
+
+def _served_as(further: Mapping[str, Any]) -> Any:
+    return further.get("name") or further["model"]
 
 
 def environment_key(environ: Mapping[str, str]) -> str:
@@ -795,7 +841,10 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     try:
         return tuple(KeysFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).keys)
     except OSError as error:
-        raise SettingsError([f"{_display(path)}: expected a readable file, got: {error.strerror}"]) from None
+        advice = (
+            f" (stt keys add NAME --file {_display(path)} makes it)" if isinstance(error, FileNotFoundError) else ""
+        )
+        raise SettingsError([f"{_display(path)}: expected a readable file, got: {error.strerror}{advice}"]) from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise SettingsError([f"{_display(path)}: expected YAML"]) from None
     except ValidationError as error:

@@ -20,7 +20,7 @@ from serve_app import settings as settings_module
 from serve_app.audio.files import read_audio
 from serve_app.engine.batcher import Model
 from serve_app.engine.service import EngineService, Lease
-from serve_app.errors import AtCapacity, EngineLost, SpeechError
+from serve_app.errors import AtCapacity, EngineLost, ModelNotReady, SpeechError
 from serve_app.ingress.http_server import BoundedConfig
 from serve_app.ingress.routes import Ingress
 from serve_app.link.client import LinkClient, StreamListener
@@ -102,9 +102,13 @@ class DirectEngines:
         self.can_grow = False
         self.is_full = False
         self.leased: set[_LeasedStream] = set()
+        self.known = asyncio.Event()
+        self.known.set()
 
     @property
     def info(self) -> ModelInfo:
+        if not self.known.is_set():
+            raise ModelNotReady("no engine has loaded its model yet")
         return self.service.info
 
     @property
@@ -113,6 +117,18 @@ class DirectEngines:
 
     def loads(self) -> dict[str, dict[str, float]]:
         return {link.name: link.load for _, link in self.engines}
+
+    async def wait_until_known(self) -> None:
+        await self.known.wait()
+
+    def sleep(self) -> None:
+        """Be as engines are of which none has been seen yet."""
+        self.is_ready = False
+        self.known.clear()
+
+    def wake(self) -> None:
+        self.is_ready = True
+        self.known.set()
 
     def start(self) -> None:
         pass

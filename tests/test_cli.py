@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 
 from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig, effective_config
 from serve_app.cli.main import app
-from serve_app.settings import MODELS_FOLDER
+from serve_app.settings import MODELS_FOLDER, from_args
 
 Script = Callable[[ServerConnection], Awaitable[None]]
 
@@ -290,6 +290,24 @@ def test_serve_does_not_wait_for_gpus_that_are_not_there(tmp_path: Path):
     file.write_text(yaml.safe_dump(config))
     advice = ("engine.gpu H200: expected 99 GPUs on this machine", "engine.device: cpu", "RAY_ADDRESS")
     assert_fails(stt("serve", "--config", str(file), "--port", "21996"), 2, *advice)
+
+
+def test_one_of_several_models_is_meant_by_its_name_or_its_model(tmp_path: Path):
+    folder = Path(shutil.copytree(MODELS_FOLDER / "demo", tmp_path / "mine"))
+    config = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    config["applications"][0]["args"]["models"] = [{"model": str(folder), "name": "small", "engine": {"slots": 3}}]
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    for model in ("small", str(folder)):
+        result = stt("fetch", model, "--config", str(file))
+        assert (result.exit_code, result.stdout.strip()) == (0, str(folder))
+        effective, _ = effective_config(file, Overrides(model=model))
+        settings = from_args(effective["applications"][0]["args"], {"MODEL_NAME": model})
+        assert {name: one.engine.slots for name, one in settings.served.items()} == {"small": 3}
+    (folder / "config.json").unlink()
+    assert_fails(
+        stt("serve", "--config", str(file), "--model", "small"), 2, f"{folder}/config.json: expected this file"
+    )
 
 
 def test_fetch_says_where_a_checkpoint_is():

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
-from serve_app.cluster_file import Group, groups, problems
+from serve_app.cluster_file import Cluster, Group, problems, read_cluster
 from serve_app.settings import EngineSettings, read_gpus
 from tests.support import PROJECT
 
@@ -30,8 +30,17 @@ LAUNCHER = {
 }
 
 
+def machines(*workers: Group, head: Group | None = None, most: int | None = None) -> Cluster:
+    return Cluster(head or Group("head", 1, 1, 8, 0, ()), workers, most)
+
+
 def l4(**changes: Any) -> Group:
-    return Group(**({"place": "l4", "least": 0, "most": 3, "gpus": 1, "types": ("L4",)} | changes))
+    return Group(**({"place": "l4", "least": 0, "most": 3, "cpus": 8, "gpus": 1, "types": ("L4",)} | changes))
+
+
+def found(cluster: Cluster, *engines: dict[str, Any]) -> list[str]:
+    asked = {f"models[{number}].engine": EngineSettings(**engine) for number, engine in enumerate(engines)}
+    return list(problems(cluster, read_gpus(), asked))
 
 
 @pytest.fixture
@@ -61,18 +70,37 @@ def check(file: Path, *options: object) -> Result:
 @pytest.mark.parametrize(
     ("group", "engine", "expected"),
     [
-        (l4(least=4), {"gpu": "L4"}, "l4: expected a minimum of at most the maximum (3), got 4"),
-        (l4(types=()), {}, "l4: expected a resource accelerator_type:NAME beside its GPUs, got none"),
+        (l4(least=4), {}, "l4: expected a minimum of at most the maximum (3), got 4: lower the one, or raise"),
+        (l4(types=()), {}, "l4: expected a resource accelerator_type:NAME beside its GPUs, got none: add it"),
         (l4(types=("L44",)), {}, "l4: accelerator_type:L44: expected one of T4, L4, "),
-        (l4(), {"gpu": "H100"}, "engine.gpu: expected one of L4, which the cluster has, got H100"),
-        (l4(most=0), {"gpu": "L4"}, "engine.gpu: expected a group with L4 that may have machines, got a maximum of 0"),
-        (l4(), {"gpu": "L4", "replicas": 4}, "engine: expected at most 3 GPUs for all engines, which is what the "),
-        (l4(), {"device": "cuda", "replicas": 4}, "engine: expected at most 3 GPUs for all engines"),
+        (l4(), {"gpu": "H100"}, ".gpu: expected one of L4, which the cluster has, got H100: choose one of those, or"),
+        (l4(gpus=0, types=()), {"device": "cuda"}, ": expected a group with GPUs, got none with any GPU: add one, or"),
+        (
+            l4(gpus=0, types=()),
+            {"gpu": "L4"},
+            ": expected a group with L4, got none with any GPU: add one, or",
+        ),
+        (
+            l4(most=0),
+            {"gpu": "L4"},
+            ".gpu: expected a group with L4 that may have machines, got a maximum of 0 (l4)",
+        ),
+        (l4(), {"gpu": "L4", "replicas": 4}, ": expected at most 3 engines (GPUs: 1, CPUs: 1), which is what fits on "),
+        (l4(), {"device": "cuda", "replicas": 4}, ": expected at most 3 engines (GPUs: 1, CPUs: 1), which is what "),
+        (l4(), {"gpu": "L4", "num_gpus": 2}, ".num_gpus: expected at most 1, the GPUs of a machine with L4, got 2: an"),
+        (l4(gpus=3), {"gpu": "L4", "num_gpus": 2, "replicas": 4}, ": expected at most 3 engines (GPUs: 2, CPUs: 1)"),
+        (l4(gpus=2), {"gpu": "L4", "num_gpus": 0.6, "replicas": 7}, ": expected at most 6 engines (GPUs: 0.6, "),
+        (
+            l4(cpus=1),
+            {"gpu": "L4", "num_gpus": 0.5, "replicas": 4},
+            ": expected at most 3 engines (GPUs: 0.5, ",
+        ),
+        (l4(cpus=1), {"gpu": "L4", "num_cpus": 2}, ".num_cpus: expected at most 1, the CPUs of a machine with L4, got"),
     ],
 )
 def test_what_would_keep_engines_from_starting(group: Group, engine: dict[str, Any], expected: str):
-    (problem,) = problems([group], read_gpus(), EngineSettings(**engine))
-    assert problem.startswith(expected)
+    (problem,) = found(machines(group), engine)
+    assert problem.removeprefix("models[0].engine").startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -80,31 +108,98 @@ def test_what_would_keep_engines_from_starting(group: Group, engine: dict[str, A
     [
         {"gpu": "L4", "replicas": 3},
         {"gpu": "L4", "num_gpus": 0.5, "replicas": 6},
+        {"gpu": "L4", "num_gpus": 0.333333, "replicas": 9},
         {"gpu": "L4", "autoscaling": {"max_replicas": 3}},
+        {"gpu": "L4", "num_cpus": 0, "replicas": 3},
         {"replicas": 9},
     ],
 )
 def test_what_fits(engine: dict[str, Any]):
-    assert not list(problems([l4()], read_gpus(), EngineSettings(**engine)))
+    assert not found(machines(l4()), engine)
 
 
 def test_models_share_the_machines():
-    two = EngineSettings(gpu="L4", replicas=2)
-    (problem,) = problems([l4()], read_gpus(), two, two, EngineSettings())
+    two = {"gpu": "L4", "replicas": 2}
+    (problem,) = found(machines(l4()), two, two, {})
     assert problem.startswith(
-        "engine: expected at most 3 GPUs for all engines, which is what the cluster may have of L4"
+        "engine, models: expected at most 3 GPUs for the engines of all models, which is what the cluster may have of L"
     )
+    (problem,) = found(machines(l4()), two, {"device": "cuda", "replicas": 2})
+    assert "may have of any type, got 4: fewer engines" in problem
 
 
-def test_machines_whose_gpus_ray_finds_itself_are_not_judged():
-    assert not groups({"provider": {"type": "local"}})
-    assert not list(problems([], read_gpus(), EngineSettings(gpu="H100")))
+def test_groups_share_the_machines_that_the_whole_cluster_may_have():
+    one, eight = l4(most=4), l4(place="l4-8", most=1, gpus=8)
+    assert not found(machines(one, eight, most=3), {"gpu": "L4", "replicas": 10})
+    (problem,) = found(machines(one, eight, most=3), {"gpu": "L4", "replicas": 11})
+    assert ": expected at most 10 engines" in problem
 
 
-def test_the_whole_cluster_has_a_maximum_too():
-    document = copy.deepcopy(LAUNCHER) | {"max_workers": 1}
-    (group,) = groups(document)
-    assert group.most == 1
+def test_the_heads_gpus_count_and_its_machine_is_not_among_the_workers():
+    head = l4(place="head", least=1, most=1, gpus=2)
+    assert not found(machines(l4(), head=head, most=1), {"gpu": "L4", "replicas": 3})
+    (problem,) = found(machines(l4(), head=head, most=1), {"gpu": "L4", "replicas": 4})
+    assert ": expected at most 3 engines" in problem
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"provider": {"type": "local"}},
+        LAUNCHER | {"available_node_types": {"head": {"node_config": {}}, "l4": {"node_config": {}}}},
+    ],
+)
+def test_machines_whose_gpus_ray_finds_itself_are_not_judged(document: dict[str, Any]):
+    assert read_cluster(document) is None
+
+
+def test_a_launchers_file_in_rays_own_words():
+    document = copy.deepcopy(LAUNCHER) | {"max_workers": 2}
+    document["available_node_types"]["head"] |= {"max_workers": 1, "resources": {"GPU": 1, "accelerator_type:L4": 1}}
+    cluster = read_cluster(document)
+    assert cluster is not None
+    assert cluster.head == Group("available_node_types.head", 1, 1, float("inf"), 1, ("L4",))
+    assert [(group.least, group.most, group.gpus) for group in cluster.workers] == [(0, 1, 1), (0, 2, 1)]
+    assert cluster.most_workers == 2
+
+
+def pods(head: dict[str, Any], *groups: dict[str, Any], grows: bool = True) -> Cluster:
+    """A RayService of pods that ask for nothing but these `resources` of their containers; the rest is as said."""
+
+    def group(said: dict[str, Any]) -> dict[str, Any]:
+        limits = {"cpu": "2", **said.get("limits", {})}
+        template = {"spec": {"containers": [{"resources": {"limits": limits}}]}}
+        return {"template": template, **{key: value for key, value in said.items() if key != "limits"}}
+
+    workers = [group(said) | {"groupName": str(number)} for number, said in enumerate(groups)]
+    spec = {"enableInTreeAutoscaling": grows, "headGroupSpec": group(head), "workerGroupSpecs": workers}
+    cluster = read_cluster({"kind": "RayService", "spec": {"rayClusterConfig": spec}})
+    assert cluster is not None
+    return cluster
+
+
+def test_kuberays_defaults_are_none_at_least_and_any_number_at_most():
+    (group,) = pods({}, {}).workers
+    assert (group.least, group.most) == (0, 2**31 - 1)
+    (group,) = pods({}, {"minReplicas": 1, "maxReplicas": 3, "numOfHosts": 2}).workers
+    assert (group.least, group.most) == (2, 6)
+
+
+def test_without_rays_autoscaler_there_are_as_many_pods_as_the_file_says():
+    said = [{"replicas": 2}, {"replicas": 2, "minReplicas": 3}, {"replicas": 9, "maxReplicas": 4}, {}]
+    assert [group.most for group in pods({}, *said, grows=False).workers] == [2, 3, 4, 0]
+
+
+def test_a_pods_gpus_are_what_its_container_asks_for_unless_the_group_says_more():
+    cluster = pods(
+        {"limits": {"nvidia.com/gpu": "1"}},
+        {"limits": {"nvidia.com/gpu": "2"}},
+        {"limits": {"nvidia.com/gpu": "2"}, "rayStartParams": {"num-gpus": "4"}},
+        {"limits": {"nvidia.com/gpu": "2"}, "resources": {"CPU": "3", "GPU": "8", "accelerator_type:L4": "1"}},
+    )
+    assert [(group.cpus, group.gpus, group.types) for group in cluster.groups] == [
+        (2, 1, ()), (2, 2, ()), (2, 4, ()), (3, 8, ("L4",)),
+    ]  # fmt: skip
 
 
 def test_files_that_fit_together(application: Path, tmp_path: Path):
@@ -124,7 +219,7 @@ def test_our_files_fit_together(name: str, tmp_path: Path):
 def test_azure_has_no_l4_and_says_what_it_has(application: Path):
     told = check(PROJECT / "cluster" / "azure.yaml", "--config", application)
     assert told.exit_code == 2
-    assert "azure.yaml: engine.gpu: expected one of A100, H100, which the cluster has, got L4" in told.output
+    assert "azure.yaml: engine.gpu: expected one of A100, H100, which the cluster has, got L4: choose" in told.output
 
 
 def test_a_rayservice_is_checked_with_the_application_in_it_and_the_keys_beside_it(tmp_path: Path):

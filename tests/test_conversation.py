@@ -1,10 +1,23 @@
 """One conversation over a WebSocket, of any dialect."""
 
 import asyncio
+import json
 
+import httpx
 import pytest
+import websockets
 
-from tests.support import serving
+from serve_app import client
+from tests.support import LocalVault, running_engines, serving
+
+SCOPE = {
+    "type": "websocket", "path": "/v1/stream", "query_string": b"", "headers": [], "subprotocols": [],
+    "client": ("127.0.0.1", 1), "root_path": "",
+}  # fmt: skip
+
+
+async def drop(message: dict) -> None:
+    """An ASGI client that does not look."""
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -32,15 +45,70 @@ async def test_one_that_leaves_in_the_moment_it_gets_its_slot_is_no_failure_of_o
         await has_left.wait()
         return {"type": "websocket.disconnect", "code": 1006}
 
-    async def send(message: dict) -> None:
-        pass
-
-    scope = {
-        "type": "websocket", "path": "/v1/stream", "query_string": b"", "headers": [], "subprotocols": [],
-        "client": ("127.0.0.1", 1), "root_path": "",
-    }  # fmt: skip
     async with serving(engines) as service, asyncio.timeout(20):
-        await service.ingress.application()(scope, receive, send)
+        await service.ingress.application()(SCOPE, receive, drop)
         await service.wait_until_empty()
         assert not service.outcomes("internal_error")
         assert service.outcomes("disconnected") == 1
+
+
+@pytest.fixture
+async def sleeper(demo_model, other_model):
+    """A service with a second model that no engine has been seen of yet."""
+    async with (
+        running_engines(demo_model) as first,
+        running_engines(other_model) as second,
+        serving(first, LocalVault(60), [second], models=[{"model": "demo", "name": "second"}]) as service,
+    ):
+        second.sleep()
+        service.second = second
+        yield service
+
+
+async def test_who_comes_before_any_engine_waits_for_it_and_loses_no_word(sleeper, clip):
+    words = []
+    url = sleeper.at("/v1/stream?model=second&words=true")
+    async with websockets.connect(url) as connection, asyncio.timeout(100):
+        await connection.send(clip.samples.tobytes())
+        await connection.send('{"type": "end"}')
+        async with client.connect(sleeper.url) as other:  # of the model that is there
+            assert isinstance(await anext(other), client.Ready)
+        assert not sleeper.second.slots_used()
+        sleeper.second.wake()
+        async for message in connection:
+            event = json.loads(message)
+            words += [event["text"]] if event["type"] == "word" else []
+    assert words == clip.words
+
+
+async def test_an_upload_waits_for_the_first_engine_too(sleeper, clip):
+    async with httpx.AsyncClient(base_url=sleeper.http, timeout=100) as http, asyncio.timeout(100):
+        form = {"file": clip.path.read_bytes()}
+        asking = asyncio.create_task(http.post("/v1/audio/transcriptions", files=form, data={"model": "second"}))
+        done, _ = await asyncio.wait([asking], timeout=0.5)
+        assert not done
+        sleeper.second.wake()
+        assert (await asking).json()["text"].split() == clip.words
+
+
+async def test_a_realtime_session_waits_for_the_first_engine_of_the_model_that_it_names(sleeper):
+    named = {"type": "transcription", "audio": {"input": {"transcription": {"model": "second"}}}}
+    async with websockets.connect(sleeper.at("/v1/realtime")) as connection, asyncio.timeout(60):
+        assert json.loads(await connection.recv())["type"] == "session.created"
+        await connection.send(json.dumps({"type": "session.update", "session": named}))
+        while sleeper.engines.slots_used():
+            await asyncio.sleep(0.01)
+        sleeper.second.wake()
+        assert json.loads(await connection.recv())["type"] == "session.updated"
+        assert sleeper.second.slots_used() == 1
+
+
+async def test_who_leaves_before_any_engine_is_there_is_noticed(sleeper):
+    messages = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1001}])
+
+    async def receive() -> dict:
+        return next(messages)
+
+    async with asyncio.timeout(60):
+        await sleeper.ingress.application()(SCOPE | {"query_string": b"model=second"}, receive, drop)
+    await sleeper.wait_until_empty()

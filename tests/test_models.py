@@ -152,9 +152,23 @@ async def test_the_service_lists_its_models(service):
         assert [module["lm"] for module in (await http.get("/api/modules_info")).json()] == ["demo", "second"]
         status = (await http.get("/status")).json()
         assert {name: model["ready"] for name, model in status["models"].items()} == {"demo": True, "second": True}
-        service.second.is_ready = False
-        ready = await http.get("/readyz")
-        assert (ready.status_code, ready.text[-6:]) == (503, "second")
+
+
+async def test_it_is_ready_as_long_as_one_model_has_engines_and_names_those_that_have_none(service):
+    async with httpx.AsyncClient(base_url=service.http) as http:
+        for lost, ready, text in (
+            ((), True, "ready"),
+            (("second",), True, "ready; no engine has loaded its model yet: second"),
+            (("demo",), True, "ready; no engine has loaded its model yet: demo"),
+            (("demo", "second"), False, "no engine has loaded its model yet: demo, second"),
+        ):
+            service.engines.is_ready, service.second.is_ready = "demo" not in lost, "second" not in lost
+            answer = await http.get("/readyz")
+            assert (answer.status_code, answer.text) == (200 if ready else 503, text)
+            assert ("Retry-After" in answer.headers) == (not ready)
+            status = (await http.get("/status")).json()
+            assert {name for name, model in status["models"].items() if not model["ready"]} == {*lost}
+            assert status["ready"] == (await http.get("/")).json()["ready"] == ready
 
 
 async def test_one_key_gets_its_share_of_each_model_whichever_way_it_asks(demo_model, other_model):

@@ -2,19 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 
 import numpy as np
 import pytest
 
-from serve_app.errors import AtCapacity
+from serve_app.errors import AtCapacity, ModelNotReady
 from serve_app.ingress import serve_engines
 from serve_app.ingress.placement import Placement
 from serve_app.ingress.replicas import EngineReplicas
 from serve_app.ingress.serve_engines import ServeEngines
 from serve_app.link.messages import Grant, Refusal
 from serve_app.settings import AutoscalingSettings, LinkSettings
+from serve_app.speech import ModelInfo
 
+MODEL = ModelInfo("demo", ("a",), 6, 0, 100, 10, 8, 4)
 ADMISSION_S = 0.05
 START_S = 0.4
 
@@ -64,6 +66,22 @@ class Offering(Handle):
         if self.asked[-1] == self._names[-1]:
             return Grant(self.asked[-1], "127.0.0.1", 1, 1, b"")
         return Refusal(self.asked[-1], "every slot is taken")
+
+
+class Starting(Handle):
+    """Serve's handle of a deployment whose first engine is being started: calls wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_started = asyncio.Event()
+        self.describe = self
+
+    def options(self, **_: object) -> "Starting":
+        return self
+
+    def __await__(self) -> Generator[None, None, ModelInfo]:
+        yield from self.has_started.wait().__await__()
+        return MODEL
 
 
 class FullHouse(Offering):
@@ -165,3 +183,33 @@ async def test_when_the_last_engine_has_come_waiting_is_over(replicas):
     assert not waiting.done()
     replicas.update({"a"})
     await waiting
+
+
+async def test_the_first_session_waits_for_the_first_engine_which_the_look_for_one_has_woken(replicas):
+    handle = Starting()
+    engines = ServeEngines(handle, LinkSettings(), ADMISSION_S, AutoscalingSettings(start_timeout_seconds=3600))
+    engines.start()
+    try:
+        waiting = asyncio.create_task(engines.wait_until_known())
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        assert not done
+        assert handle.calls == 1
+        assert not engines.is_ready
+        with pytest.raises(ModelNotReady):
+            assert engines.info
+        handle.has_started.set()
+        async with asyncio.timeout(60):
+            await waiting
+        assert engines.info is MODEL
+    finally:
+        await engines.stop()
+
+
+async def test_an_engine_that_does_not_start_in_time_and_one_that_none_will_follow_are_waited_for_no_longer(replicas):
+    growing = AutoscalingSettings(start_timeout_seconds=START_S)
+    for autoscaling in (growing, None):
+        engines = ServeEngines(Starting(), LinkSettings(), ADMISSION_S, autoscaling)
+        async with asyncio.timeout(60):
+            await engines.wait_until_known()
+        with pytest.raises(ModelNotReady):
+            assert engines.info

@@ -22,6 +22,7 @@ from serve_app.settings import (
     key_digest,
     load,
     resolve_model,
+    with_model,
 )
 
 SERVE_CONFIG = PROJECT_ROOT / "serve_config.yaml"
@@ -163,6 +164,7 @@ def test_a_wrong_variable_is_named() -> None:
         ({"engine": {"device": "cpu", "gpu": "L4"}}, "engine.device: expected auto or cuda together with gpu L4"),
         ({"engine": {"device": "cpu", "num_gpus": 0.5}}, "engine.device: expected auto or cuda together with num_gpus"),
         ({"engine": {"gpu": "L4", "num_gpus": 0}}, "engine.num_gpus: expected more than 0"),
+        ({"engine": {"gpu": "L4", "num_gpus": 1.5}}, "engine.num_gpus: expected a part of one GPU or a whole number"),
         ({"engine": {"gpu": "L5"}}, "engine.gpu: expected one of T4, L4, A10G, L40S, A100-40G, A100, H100, H200, got"),
         (
             {"model": "kyutai/stt-1b-en_fr", "engine": {"gpu": "L4", "slots": 400}},
@@ -193,7 +195,7 @@ def test_a_wrong_variable_is_named() -> None:
             "ingress.autoscaling.min_replicas: expected at most max_replicas (10), got 11",
         ),
         (
-            {"models": [{"model": "demo"}]},
+            {"engine": {}, "models": [{"model": "demo"}, {"model": "stt-2.6b-en"}]},
             "models[0].name: expected another name than the other models, got 'demo'",
         ),
         (
@@ -444,6 +446,7 @@ def test_a_wrong_keys_file_is_told_without_its_contents(tmp_path: Path, text: st
 def test_a_keys_file_must_be_there_and_hold_keys_with_names_of_their_own(tmp_path: Path) -> None:
     (problem,) = problems_of({"auth": {"keys_file": str(tmp_path / "none.yaml")}})
     assert "none.yaml: expected a readable file" in problem
+    assert problem.endswith(f"(stt keys add NAME --file {tmp_path / 'none.yaml'} makes it)")
     file = tmp_path / "keys.yaml"
     file.write_text("keys: []", encoding="utf-8")
     (problem,) = problems_of({"auth": {"keys_file": str(file)}})
@@ -462,6 +465,40 @@ def test_further_models_have_engines_of_their_own_and_share_the_rest():
     assert served["small"].model_settings == served["demo"].model_settings
     assert served["stt-2.6b-en"].model_settings.source == "kyutai/stt-2.6b-en"
     assert {one.log_level for one in served.values()} == {"error"}
+
+
+SEVERAL = {
+    "model": "stt-1b-en_fr",
+    "engine": {"slots": 8},
+    "models": [{"model": "demo", "name": "small", "engine": {"slots": 2}}, {"model": "stt-2.6b-en"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ("stt-1b-en_fr", {"stt-1b-en_fr": 8, "small": 2, "stt-2.6b-en": 32}),
+        ("small", {"small": 2, "stt-2.6b-en": 32}),
+        ("demo", {"small": 2, "stt-2.6b-en": 32}),
+        ("stt-2.6b-en", {"stt-2.6b-en": 32, "small": 2}),
+        ("kyutai/stt-2.6b-en", {"kyutai/stt-2.6b-en": 8, "small": 2, "stt-2.6b-en": 32}),
+    ],
+)
+def test_one_of_several_models_becomes_the_first_with_its_own_engines(chosen: str, expected: dict[str, int]):
+    by_option = from_args(SEVERAL, {}, options={"model": chosen})
+    by_variable = from_args(SEVERAL, {"MODEL_NAME": chosen})
+    in_the_file = from_args(with_model(SEVERAL, chosen), {})
+    on_the_cluster = from_args(with_model(SEVERAL, chosen), {"MODEL_NAME": chosen})
+    for settings in (by_option, by_variable, in_the_file, on_the_cluster):
+        assert {name: one.engine.slots for name, one in settings.served.items()} == expected
+        assert next(iter(settings.served)) == settings.model
+    if "small" in (chosen, settings.model):
+        assert settings.model_settings == resolve_model("demo")
+
+
+def test_variables_are_about_the_model_that_has_become_the_first():
+    settings = from_args(SEVERAL, {"MODEL_NAME": "small", "BATCH_SIZE": "5"})
+    assert {name: one.engine.slots for name, one in settings.served.items()} == {"small": 5, "stt-2.6b-en": 32}
 
 
 def test_secrets_for_the_brokers_are_never_repeated():

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -93,18 +94,15 @@ class Nodes:
         self._output = output
         self.token = private_ray(folder)["RAY_AUTH_TOKEN"]
         """What the dashboard wants to see."""
-        gcs, dashboard = free_port(), free_port()
-        self._address = f"{ADDRESS}:{gcs}"
-        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        self._address = ""
+        self.dashboard = ""
+        """Where the head's dashboard is."""
         self.workers: list[Node] = []
-        self.head = self._start(
-            "--head", "--num-cpus=0", f"--port={gcs}", f"--temp-dir={folder / 'ray'}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}",
-        )  # fmt: skip
+        self.head = self._start(self._head_options)
 
     def add(self) -> None:
         """Start one more node, and wait until it is there: several at once are too much for Ray. Raises StartFailed."""
-        self.workers.append(self._start(f"--address={self._address}", "--num-cpus=1"))
+        self.workers.append(self._start(lambda: [f"--address={self._address}", "--num-cpus=1"]))
 
     def of(self, process: psutil.Process) -> Node:
         """The node that a process runs on. Raises LookupError."""
@@ -123,7 +121,19 @@ class Nodes:
         for node in (*self.workers, self.head):
             node.kill()
 
-    def _start(self, *options: str) -> Node:
+    def _head_options(self) -> list[str]:
+        """With ports that are free now; one may be taken before Ray has it, and then Ray gives up."""
+        gcs, dashboard = free_port(), free_port()
+        self._address = f"{ADDRESS}:{gcs}"
+        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        return [
+            "--head", "--num-cpus=0", f"--port={gcs}", f"--temp-dir={self._folder / 'ray'}",
+            "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            f"--ray-client-server-port={free_port()}",
+        ]  # fmt: skip
+
+    def _start(self, options: Callable[[], list[str]]) -> Node:
+        """Start a node; `options` are asked for anew, ports and all, at each try."""
         for _ in range(STARTS):
             environment = private_ray(self._folder) | {
                 "RAY_AUTH_TOKEN": self.token,
@@ -131,7 +141,7 @@ class Nodes:
                 "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(free_port()),  # each has a proxy, and all have one address
                 "PYTHONPATH": str(PROJECT_ROOT),
             }
-            node = Node(list(options), dict(os.environ) | environment, self._output)
+            node = Node(options(), dict(os.environ) | environment, self._output)
             if node.has_started():
                 return node
             node.kill()

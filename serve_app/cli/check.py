@@ -37,17 +37,19 @@ def check(
         else:
             _check_launcher(document, file)
             engines = _engines(_read(config), str(config), {})
-        found = cluster_file.groups(document)
+        cluster = cluster_file.read_cluster(document)
     except (UnusableFile, SettingsError) as error:
         fail(error, BAD_INPUT)
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         fail(f"{file}: expected a file for `ray up` or a RayService, got: {error!r}", BAD_INPUT)
-    if wrong := [f"{file}: {problem}" for problem in cluster_file.problems(found, read_gpus(), *engines)]:
+    found = cluster_file.problems(cluster, read_gpus(), engines) if cluster else ()
+    if wrong := [f"{file}: {problem}" for problem in found]:
         fail("\n".join(wrong), BAD_INPUT)
     most = "; ".join(
-        f"up to {engine.most_replicas} engines, each on {engine.gpu or 'any machine'}" for engine in engines
+        f"up to {engine.most_replicas} engines, each on {engine.gpu or 'any machine'}" for engine in engines.values()
     )
-    typer.echo(f"{file}: nothing wrong; {most}")
+    unseen = "" if cluster else " (the file does not say what GPUs the machines have: not compared)"
+    typer.echo(f"{file}: nothing wrong; {most}{unseen}")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -60,13 +62,17 @@ def _read(file: Path) -> dict[str, Any]:
     return document
 
 
-def _engines(document: Mapping[str, Any], origin: str, environ: Mapping[str, str]) -> list[EngineSettings]:
-    """The settings of each model's engines in one of Serve's config files. Raises UnusableFile, SettingsError."""
+def _engines(document: Mapping[str, Any], origin: str, environ: Mapping[str, str]) -> dict[str, EngineSettings]:
+    """The settings of each model's engines in one of Serve's config files, by their key there.
+
+    Raises UnusableFile, SettingsError.
+    """
     if wrong := serve_schema.problems(document):
         raise UnusableFile("\n".join(f"{origin}: {problem}" for problem in wrong))
     settings = from_args(document["applications"][0].get("args") or {}, environ, origin)
     settings.auth.check_host((document.get("http_options") or {}).get("host", "0.0.0.0"))
-    return [served.engine for served in settings.served.values()]
+    further = {f"models[{number}].engine": model.engine for number, model in enumerate(settings.models)}
+    return {"engine": settings.engine, **further}
 
 
 def _check_launcher(document: Mapping[str, Any], file: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import yaml
 
 from serve_app.cli.serve_schema import problems
-from serve_app.settings import PROJECT_ROOT, Settings, load
+from serve_app.settings import PROJECT_ROOT, Settings, load, with_model
 
 DEFAULT_CONFIG = PROJECT_ROOT / "serve_config.yaml"
 DEFAULT_PORT = 8000
@@ -87,7 +87,7 @@ def effective_config(file: Path, overrides: Overrides) -> tuple[dict[str, Any], 
         raise UnusableConfig(f"{file}: http_options.port: expected 1 to 65535, got {port}")
     config["http_options"] = {**http, "host": host, "port": port}
     if overrides.model:
-        application["args"] = {**(application.get("args") or {}), "model": overrides.model}
+        application["args"] = dict(with_model(application.get("args") or {}, overrides.model))
     if overrides.name:
         application["name"] = overrides.name
     return config, Address(host, port)

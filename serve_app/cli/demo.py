@@ -40,7 +40,7 @@ class Heard:
 
 def demo(
     config: Annotated[Path, typer.Option(help="Serve's config file.")] = DEFAULT_CONFIG,
-    model: Annotated[str | None, typer.Option(help="Instead of the setting model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Instead of the setting model; one of models, too.")] = None,
     start_timeout: StartTimeout = START_TIMEOUT_S,
 ) -> None:
     """Start the service on a free port, stream a sample clip in real time, and check what comes back."""

@@ -1,5 +1,6 @@
 """`stt fetch`: get a model's checkpoint onto this machine, without starting anything."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,10 +12,13 @@ from serve_app.cli.fetching import fetch_parts
 from serve_app.settings import SettingsError
 
 
-def fetch(model: Annotated[str, typer.Argument(help="As the setting model: a name, or a Hugging Face id.")]) -> None:
+def fetch(
+    model: Annotated[str, typer.Argument(help="As the setting model: a name, or a Hugging Face id; or one of models.")],
+    config: Annotated[Path, typer.Option(help="Serve's config file.")] = DEFAULT_CONFIG,
+) -> None:
     """Download a model's checkpoint, check it, and say where it is: for images, and for machines without a network."""
     try:
-        parts = fetch_parts(Overrides.from_environment(model=model).settings(DEFAULT_CONFIG))
+        parts = fetch_parts(Overrides.from_environment(model=model).settings(config))
     except (SettingsError, CheckpointError) as error:
         fail(error, BAD_INPUT)
     typer.echo(parts.config_path.parent)

@@ -18,7 +18,7 @@ def serve(
     config: Annotated[Path, typer.Option(help="Serve's config file.")] = DEFAULT_CONFIG,
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Instead of http_options.port.")] = None,
     host: Annotated[str | None, typer.Option(help="Instead of http_options.host.")] = None,
-    model: Annotated[str | None, typer.Option(help="Instead of the setting model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Instead of the setting model; one of models, too.")] = None,
     start_timeout: StartTimeout = START_TIMEOUT_S,
 ) -> None:
     """Run the service until Ctrl-C: on a Ray of its own, or where RAY_ADDRESS says."""

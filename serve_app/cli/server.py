@@ -20,11 +20,12 @@ import httpx
 import typer
 import yaml
 
-from serve_app.cli import leftovers, processes
+from serve_app.cli import leftovers, open_files, processes
 from serve_app.cli.config import Address, Overrides, effective_config
 from serve_app.cli.own_gpus import OwnGpus
 from serve_app.cli.ray_access import write_ray_access
 from serve_app.cli.serve_status import failure
+from serve_app.errors import NO_ENGINE
 from serve_app.settings import PROJECT_ROOT
 
 START_TIMEOUT_S = 300.0
@@ -114,7 +115,7 @@ class Server:
         return write_ray_access(self._folder, self.session, self._environment) if self._private else None
 
     def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until the service takes sessions. Raises `StartFailed` with the reason where that does not happen."""
+        """Wait until every model takes sessions. Raises `StartFailed` with the reason where that does not happen."""
         ready = f"http://{self._address.reachable_host}:{self._address.port}/readyz"
         deadline = time.monotonic() + timeout_s
         with httpx.Client(timeout=5, trust_env=False) as http:
@@ -123,7 +124,8 @@ class Server:
                     self._copying.join(5)
                     raise StartFailed(f"`serve run` ended with exit status {status}\n{self._log_tail()}")
                 with contextlib.suppress(httpx.HTTPError):
-                    if http.get(ready).status_code == httpx.codes.OK:
+                    answer = http.get(ready)
+                    if answer.status_code == httpx.codes.OK and NO_ENGINE not in answer.text:
                         return
                 if reason := self._deployment_failure(http):
                     raise StartFailed(reason)
@@ -219,7 +221,10 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
         try:
             file = folder.path / "serve_config.yaml"
             file.write_text(yaml.safe_dump(effective, sort_keys=False), encoding="utf-8")
-            server = Server(file, effective, address, _environment(overrides, folder.path), output)
+            environment = _environment(overrides, folder.path)
+            if overrides.private and (problem := open_files.problem(environment)):
+                raise StartFailed(problem)
+            server = Server(file, effective, address, environment, output)
             folder.remember(server.session)
             yield server
         finally:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from serve_app.errors import TooManyConnections
+from serve_app.errors import NO_ENGINE, TooManyConnections
 from serve_app.ingress.access import Access
 from serve_app.ingress.broken_connections import BrokenConnections
 from serve_app.ingress.connections import ConnectionLimit
@@ -167,7 +167,7 @@ class Ingress:
                 "description": "Streaming speech-to-text",
                 "model": self._settings.model,
                 "models": self._models.names,
-                "ready": self._models.are_ready,
+                "ready": self._models.any_ready,
                 "longest_wait_seconds": self._settings.ingress.max_wait_seconds,
                 "endpoints": endpoints(request.app.routes),
             },
@@ -179,20 +179,21 @@ class Ingress:
         return PlainTextResponse("ok")
 
     async def readiness(self, request: Request) -> Response:
-        """`GET /readyz`: 200 once each model has an engine that has loaded it, else 503; and how the bridge is.
+        """`GET /readyz`: 200 once any model has an engine that has loaded it, else 503.
 
-        A Kafka bridge that waits for its brokers is no reason to send nobody here.
+        It names those that have none, and says how the bridge is: neither is a reason to send nobody here.
         """
-        if not self._models.are_ready:
-            missing = ", ".join(model.name for model in self._models if not model.engines.is_ready)
-            text = f"no engine has loaded its model yet: {missing}"
-            return PlainTextResponse(text, 503, headers={"Retry-After": "1"})
+        missing = self._models.without_engine
+        lacking = [f"{NO_ENGINE}: {', '.join(missing)}"] if missing else []
+        if not self._models.any_ready:
+            return PlainTextResponse(lacking[0], 503, headers={"Retry-After": "1"})
         if self._settings.kafka is None:
-            return PlainTextResponse("ready")
+            return PlainTextResponse("; ".join(["ready", *lacking]))
         families = await self._publisher.everybody()
         bridges = [sample for family in families if family.name == BRIDGE_CONNECTED for sample in family.samples]
         well = sum(bool(sample.value) for sample in bridges)
-        return PlainTextResponse(f"ready; Kafka bridge: {well} of {self._settings.kafka.replicas} replicas connected")
+        bridge = f"Kafka bridge: {well} of {self._settings.kafka.replicas} replicas connected"
+        return PlainTextResponse("; ".join(["ready", *lacking, bridge]))
 
     async def status(self, request: Request) -> Response:
         """`GET /status`: this replica's sessions, and the engines that it is connected to."""
@@ -200,7 +201,7 @@ class Ingress:
             {
                 "service": self._settings.app_name,
                 "model": self._settings.model,
-                "ready": self._models.are_ready,
+                "ready": self._models.any_ready,
                 "replica": os.getpid(),
                 "uptime_seconds": round(time.time() - self._started_at, 1),
                 "sessions_open": len(self.sessions),

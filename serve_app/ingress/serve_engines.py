@@ -7,6 +7,7 @@ Its first item says where the stream is and what opens it; everything else goes 
 import asyncio
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from serve_app.errors import AtCapacity, EngineLost, ModelNotReady
+from serve_app.errors import NO_ENGINE, AtCapacity, EngineLost, ModelNotReady
 from serve_app.ingress.replicas import EngineReplicas, replicas_of
 from serve_app.link.client import LinkClient, StreamListener
 from serve_app.link.messages import Grant, Refusal
@@ -74,6 +75,7 @@ class ServeEngines:
         self._links: dict[tuple[str, int], LinkClient] = {}
         self._connecting: dict[tuple[str, int], asyncio.Lock] = {}
         self._info: ModelInfo | None = None
+        self._is_known = asyncio.Event()
         self._ready = False
         self._leases: set[LeasedStream] = set()
         self._probe: asyncio.Task[None] | None = None
@@ -98,8 +100,18 @@ class ServeEngines:
     def info(self) -> ModelInfo:
         """Facts about the model. Raises ModelNotReady before the first engine was reached."""
         if self._info is None:
-            raise ModelNotReady("no engine has loaded its model yet")
+            raise ModelNotReady(NO_ENGINE)
         return self._info
+
+    async def wait_until_known(self) -> None:
+        """Where engines come and go, wait until one has told `info`, or could not be started in time.
+
+        None may be there before the first session comes; looking for one has woken it.
+        """
+        if self._autoscaling:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._autoscaling.start_timeout_seconds):
+                    await self._is_known.wait()
 
     @property
     def leases(self) -> int:
@@ -266,6 +278,7 @@ class ServeEngines:
         if self._info is None:
             _log.info("engine found", model=info.name)
         self._info = info
+        self._is_known.set()
         return True
 
 

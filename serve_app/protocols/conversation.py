@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Coroutine, Iterable, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -167,6 +167,7 @@ class _Connection:
         try:
             await self._run()
         finally:
+            self._read_ahead.close()
             if self._next:
                 self._next.cancel()
 
@@ -184,10 +185,14 @@ class _Connection:
             else:
                 model = self._host.models.named(wishes.model)
                 may_wait = wishes.wait_s > 0
+                if not model.engines.is_ready:
+                    await self._hear_while(model.engines.wait_until_known())
                 seat = self._registry.new(credential, self._dialect.name, model, may_wait=may_wait)
         except SpeechError as error:
             self._host.count_unusable(self._dialect.name, error)
             await self._say_goodbye(error)
+            return
+        except WebSocketDisconnect:
             return
         seat.can_move = wishes.can_move
         outcome = DISCONNECTED  # also if this task is cancelled, which is how some servers tell of a lost client
@@ -234,18 +239,24 @@ class _Connection:
 
     async def _open(self, session: Session, wait_s: float) -> None:
         """Take a slot, in line if need be, unless the client leaves meanwhile."""
-        works = (self._wait_in_line(session, wait_s), self._listen_ahead(), self._keep_alive())
-        opening, *others = tasks = [asyncio.create_task(work) for work in works]
+        try:
+            await self._hear_while(self._wait_in_line(session, wait_s))
+        finally:
+            self._read_ahead.close()
+
+    async def _hear_while(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Wait for something on the way to a slot, unless the client leaves meanwhile."""
+        works = (waiting, self._listen_ahead(), self._keep_alive())
+        awaited, *others = tasks = [asyncio.create_task(work) for work in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in others:
-                if task.done() and not opening.done():
+                if task.done() and not awaited.done():
                     task.result()  # raises: the client has left, or does not read
-            await opening
+            await awaited
         finally:
             for task in tasks:
                 task.cancel()
-            self._read_ahead.close()  # before anything that a second cancellation may interrupt
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _wait_in_line(self, session: Session, wait_s: float) -> None:
@@ -255,6 +266,8 @@ class _Connection:
 
     async def _listen_ahead(self) -> None:
         """Take messages from a client that has no slot yet, to hear when it leaves; what is too much waits outside."""
+        if self._early:
+            _raise_if_disconnected(self._early[-1])
         while self._read_ahead.has_room:
             coming = self._next_message()
             await asyncio.wait([coming])

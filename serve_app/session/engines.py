@@ -59,6 +59,9 @@ class EnginePool(Engines, Protocol):
     def loads(self) -> Mapping[str, Mapping[str, float]]:
         """The latest load report of each connected engine, by name."""
 
+    async def wait_until_known(self) -> None:
+        """Wait for `info`, as a session waits for a slot, where engines may still come."""
+
     def start(self) -> None:
         """Start looking for engines."""
 

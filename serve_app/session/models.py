@@ -67,9 +67,14 @@ class Models:
         return sum(len(model.admission) for model in self)
 
     @property
-    def are_ready(self) -> bool:
-        """Whether each of them has an engine."""
-        return all(model.engines.is_ready for model in self)
+    def any_ready(self) -> bool:
+        """Whether any of them has an engine."""
+        return any(model.engines.is_ready for model in self)
+
+    @property
+    def without_engine(self) -> list[str]:
+        """Those that have none."""
+        return [model.name for model in self if not model.engines.is_ready]
 
 
 def _served(name: str, settings: Settings, engines: EnginePool, max_waiting: int) -> ServedModel:

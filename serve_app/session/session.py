@@ -108,10 +108,11 @@ class Session:
         self.check_change(model)
         await self._stream.close()  # first: nothing of the old model may be heard any more
         tells_frames = self._core.tells_frames
-        self._use(model, None)
-        self._core.tells_frames = tells_frames
-        self._feeding = True  # waiting for a slot is not idling
+        self._feeding = True  # waiting for an engine or a slot is not idling
         try:
+            await model.engines.wait_until_known()
+            self._use(model, None)
+            self._core.tells_frames = tells_frames
             async for _ in model.admission.enter(self._stream.open, wait_s=0.0):
                 pass
         finally:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from serve_app.errors import NO_ENGINE
 from serve_app.smoke.heard import Unexpected
 from serve_app.smoke.target import Target
 
@@ -34,9 +35,9 @@ async def readiness(target: Target) -> str:
 
 
 async def not_ready(target: Target) -> str | None:
-    """`GET /readyz`: why no session would be taken, None once an engine has loaded its model."""
+    """`GET /readyz`: why not every session would be taken, None once an engine of each model has loaded it."""
     answer = await target.reach("GET", "/readyz")
-    return None if answer.is_success else answer.text[:200]
+    return None if answer.is_success and NO_ENGINE not in answer.text else answer.text[:200]
 
 
 async def information(target: Target) -> str:
