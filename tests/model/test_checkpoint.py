@@ -52,8 +52,8 @@ def test_facts_of_the_demo_model() -> None:
         name=str(DEMO), pieces=info.pieces, delay_frames=6, silence_prefix_frames=0, context_frames=100,
         codec_context_frames=25, codebooks=8, pause_heads=4,
     )  # fmt: skip
-    assert len(info.pieces) == 36
-    assert info.pieces[4] == "▁bonjour"
+    assert len(info.pieces) == 46
+    assert info.pieces[4] == "▁zero"
 
 
 def test_seconds_become_frames_as_in_the_published_models(folder: Path) -> None:
