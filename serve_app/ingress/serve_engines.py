@@ -31,7 +31,7 @@ RETRY_SECONDS = 0.1
 MOST_RETRY_SECONDS = 1.0
 """How far it grows."""
 
-FULL_SECONDS = 0.3
+FULL_SECONDS = 0.1
 """How long to go on asking when every engine is full: a session that has just ended gives its slot back in less."""
 
 KNOWN_FULL_SECONDS = 0.3
