@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import random
 import time
 from collections import Counter
@@ -20,6 +21,9 @@ REFUSAL_LIMIT_SECONDS = 2.0
 
 CROWD = 10
 """Clients that come at once, per slot."""
+
+CROWD_NICENESS = 10
+"""What the crowd itself computes has a machine of its own elsewhere: here it must not take the service's cores."""
 
 MEMORY_LIMIT_BYTES = 64 * 2**20
 """Growth of the ingress during an overload that still counts as flat."""
@@ -73,7 +77,8 @@ async def overload(attack: Attack) -> None:
     memory: list[int] = []
 
     # In a process of its own: what it computes must not hold up the sessions that are measured here.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as elsewhere:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=os.nice, initargs=(CROWD_NICENESS,)) as elsewhere:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(elsewhere, rude.crowd, attack.service.url, 0)
 
