@@ -20,13 +20,13 @@ from typing import Annotated
 import typer
 
 from loadtest.results import FOLDER, Machine, Result, UnusableResult, load, save
-from serve_app.cli.config import DEFAULT_CONFIG, Overrides
+from serve_app.cli.config import Overrides
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
 from serve_app.cli.server import StartFailed, free_port, running
 from serve_app.settings import PROJECT_ROOT
 
-SLOTS = 160
-"""Of the service that commands are run against."""
+CONFIG = PROJECT_ROOT / "loadtest" / "service.yaml"
+"""The service that commands are run against."""
 
 NEED_A_SERVICE = ("locust", "stt")
 
@@ -106,9 +106,8 @@ def _run(name: str, command: Sequence[str], folder: Path) -> None:
 @contextmanager
 def _service() -> Iterator[None]:
     """A service of our own while the block runs; commands find it by STT_URL."""
-    os.environ["BATCH_SIZE"] = str(SLOTS)
     overrides = Overrides(host="127.0.0.1", port=free_port(), auth="none")
-    with tempfile.TemporaryFile(prefix="stt-bench-") as log, running(DEFAULT_CONFIG, overrides, log) as server:
+    with tempfile.TemporaryFile(prefix="stt-bench-") as log, running(CONFIG, overrides, log) as server:
         try:
             server.wait_until_ready()
         except StartFailed as error:

@@ -138,6 +138,7 @@ class Nodes:
             environment = private_ray(self._folder) | {
                 "RAY_AUTH_TOKEN": self.token,
                 "RAY_SERVE_ENABLE_HA_PROXY": "1",
+                "RAY_worker_niceness": "0",
                 "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(free_port()),  # each has a proxy, and all have one address
                 "PYTHONPATH": str(PROJECT_ROOT),
             }
