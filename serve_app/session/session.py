@@ -106,6 +106,7 @@ class Session:
         if self._core.client_samples or self._core.flushes:
             raise InvalidMessage(f"expected the model before any audio, got {model.name!r} later: connect again for it")
         self.check_change(model)
+        self.model = model  # at once: it counts as one of that model's from now on
         await self._stream.close()  # first: nothing of the old model may be heard any more
         tells_frames = self._core.tells_frames
         self._feeding = True  # waiting for an engine or a slot is not idling
