@@ -23,6 +23,11 @@ ROUNDING = 1e-6
 """As thirds of a GPU are written: three of 0.333333 fill one."""
 
 
+def engines_on(gpus: int, asked: float) -> int:
+    """How many engines, each asking for so many GPUs, fit on a machine: a part of a GPU lies on one GPU."""
+    return gpus * int(1 / asked + ROUNDING) if asked <= 1 else int(gpus / asked)
+
+
 @dataclass(frozen=True)
 class Group:
     """Machines, or pods, of one kind."""
@@ -54,11 +59,10 @@ class Group:
         return self.gpus if self.has(gpu) else 0
 
     def engines_each(self, engine: EngineSettings) -> int:
-        """How many such engines fit on one of its machines: each on one machine, and a part of a GPU on one GPU."""
+        """How many such engines fit on one of its machines: each on one machine, with its CPUs."""
         if not self.has(engine.gpu):
             return 0
-        asked = engine.reserved_gpus
-        by_gpus = self.gpus * int(1 / asked + ROUNDING) if asked <= 1 else int(self.gpus / asked)
+        by_gpus = engines_on(self.gpus, engine.reserved_gpus)
         by_cpus = self.cpus / engine.num_cpus if engine.num_cpus else math.inf
         return int(min(by_gpus, by_cpus + ROUNDING))
 
@@ -83,11 +87,13 @@ class Cluster:
 
     def most(self, each: Callable[[Group], int]) -> int:
         """The most that the machines that there may be have together, of what a machine has `each`."""
-        total, left = each(self.head), self.most_workers
+        always = sum(group.least for group in self.workers)
+        left = math.inf if self.most_workers is None else max(0, self.most_workers - always)
+        total = each(self.head)
         for group in sorted(self.workers, key=each, reverse=True):
-            machines = group.most if left is None else min(group.most, left)
-            left = None if left is None else left - machines
-            total += machines * each(group)
+            more = int(min(max(0, group.most - group.least), left))
+            left -= more
+            total += (group.least + more) * each(group)
         return total
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -25,6 +26,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -533,7 +535,7 @@ class SessionSettings(_Group):
     """How long a session whose client was cut off, or whose ingress died, can be resumed; 0: never."""
 
     vault_megabytes: int = Field(default=4096, ge=1)
-    """Memory for checkpoints of sessions, 2 to 4 MB each; beyond it the longest abandoned ones are dropped."""
+    """Memory for checkpoints of sessions, 1 to 2 MB each; beyond it the longest abandoned ones are dropped."""
 
     move_timeout_seconds: float = Field(default=60.0, ge=0)
     """How long a session whose engine is gone waits for a slot on another one."""
@@ -643,10 +645,11 @@ class Settings(_Group):
         return self
 
     @model_validator(mode="after")
-    def _each_model_could_be_alone(self) -> Self:
+    def _each_model_could_be_alone(self, info: ValidationInfo) -> Self:
+        first = (info.context or {}).get("served_as", self.model)
         for number, further in enumerate(self.models):
             name = further.served_as
-            if deployment_of(name) in map(deployment_of, self.served):
+            if deployment_of(name) in map(deployment_of, (first, *self._served)):
                 raise ValueError(f"models[{number}].name: expected another name than the other models, got {name!r}")
             alone = {"model": further.model, "engine": further.engine, "models": []}
             try:
@@ -749,8 +752,11 @@ def from_args(
     groups = {name for name, field in Settings.model_fields.items() if group_of(field.annotation)}
     if chosen := options.get("model") or environ.get("MODEL_NAME", "").strip():
         args = with_model(args, str(chosen))
-    first = None if "engine" in args else _further(args, args.get("model"))
+    first = None if "engine" in args else _further(args, args.get("model"), _served_as)
     if first:
+        # The engine is looked at below, with what variables say of it.
+        facts = {key: value for key, value in first.items() if key != "engine"}
+        _validate(FurtherModel, facts, f"{origin}: models[{args['models'].index(first)}]", {})
         others = [further for further in args["models"] if further is not first]
         args = {**args, "engine": first.get("engine"), "models": others}
     values = {
@@ -787,8 +793,9 @@ def from_args(
         blamed[(option,)] = f"option --{option}"
     if not first:
         return _validate(Settings, values, origin, blamed)
-    settings = _validate(Settings, values | {"model": first["model"]}, origin, blamed)
-    return settings.model_copy(update={"model": _served_as(first)})
+    name = _served_as(first)
+    settings = _validate(Settings, values | {"model": first["model"]}, origin, blamed, {"served_as": name})
+    return settings.model_copy(update={"model": name})
 
 
 def with_model(args: Mapping[str, Any], model: str) -> Mapping[str, Any]:
@@ -798,22 +805,23 @@ def with_model(args: Mapping[str, Any], model: str) -> Mapping[str, Any]:
     """
     if model == args.get("model", Settings.model_fields["model"].default):
         return args
-    further = _further(args, model)
+    further = _further(args, model, _served_as) or _further(args, model, itemgetter("model"))
     if further is None:
         return {**args, "model": model}
     return {key: value for key, value in args.items() if key != "engine"} | {"model": _served_as(further)}
 
 
-def _further(args: Mapping[str, Any], model: object) -> Mapping[str, Any] | None:
-    """The one of `models` that has this name, or else this `model`; None also where they are not as they should be."""
+def _further(
+    args: Mapping[str, Any], asked: object, called: Callable[[Mapping[str, Any]], object]
+) -> Mapping[str, Any] | None:
+    """The one of `models` that is `called` what is asked for; None also where they are not as they should be."""
     models = args.get("models")
     if not isinstance(models, list) or not all(isinstance(one, Mapping) and "model" in one for one in models):
         return None
     names = [_served_as(one) for one in models]
     if any(names.count(name) > 1 for name in names):
         return None
-    asked = [one for one in models if model == _served_as(one)] + [one for one in models if model == one["model"]]
-    return asked[0] if asked else None
+    return next((one for one in models if called(one) == asked), None)
 
 
 def _served_as(further: Mapping[str, Any]) -> Any:
@@ -944,11 +952,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _validate(
-    model: type[_Model], values: Mapping[str, Any], origin: str, sources: Mapping[tuple[str | int, ...], str]
+    model: type[_Model],
+    values: Mapping[str, Any],
+    origin: str,
+    sources: Mapping[tuple[str | int, ...], str],
+    context: Mapping[str, str] | None = None,
 ) -> _Model:
-    """Validate, and raise all problems as one `SettingsError`; `sources` tells of keys that are not from `origin`."""
+    """Validate, and raise all problems as one `SettingsError`; `sources` tells of keys that are not from `origin`.
+
+    `context` are facts for the validators: of `Settings`, `served_as`, the first model's name if that is not `model`.
+    """
     try:
-        return model.model_validate(dict(values))
+        return model.model_validate(dict(values), context=context)
     except ValidationError as error:
         problems = []
         for problem in error.errors(include_url=False):

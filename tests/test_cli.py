@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from serve_app.cli.config import DEFAULT_CONFIG, Overrides, UnusableConfig, effective_config
+from serve_app.cli.config import DEFAULT_CONFIG, Address, Overrides, UnusableConfig, effective_config
 from serve_app.cli.main import app
 from serve_app.settings import MODELS_FOLDER, from_args
 
@@ -341,6 +341,16 @@ def test_overrides_replace_the_config_files_values(tmp_path: Path):
         "applications": [{"name": "b", "import_path": "a:b", "args": {"model": "n", "k": 1}}],
     }
     assert address.reachable_host == "127.0.0.1"
+    assert Address("::1", 1).reachable_host == "[::1]"
+
+
+@pytest.mark.parametrize(("address", "private"), [(None, True), ("", True), ("local", True), ("192.0.2.1:6379", False)])
+def test_whose_ray_it_is(monkeypatch: pytest.MonkeyPatch, address: str | None, private: bool):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert Overrides().private == private
+    assert Overrides().environment()["RAY_ADDRESS"] == (address or "local")
 
 
 def test_a_group_with_every_key_commented_out_is_empty(tmp_path: Path):

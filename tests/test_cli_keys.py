@@ -1,6 +1,7 @@
 """`stt keys add`: what is printed, and what is kept."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def test_a_key_that_exists_is_taken_from_standard_input(tmp_path: Path):
     assert (result.exit_code, result.stdout) == (0, "")
     assert [key.sha256 for key in read_keys(file)] == [hashlib.sha256(b"ak-1:as-2").hexdigest()]
     assert "as-2" not in file.read_text() + result.stderr
+
+
+def test_who_could_read_the_file_still_can(tmp_path: Path):
+    file = tmp_path / "keys.yaml"
+    stt("keys", "add", "ann", "--file", file)
+    owner = (1234, 5678) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(file, *owner)
+    file.chmod(0o640)
+    assert stt("keys", "add", "bob", "--file", file).exit_code == 0
+    kept = file.stat()
+    assert (kept.st_uid, kept.st_gid, kept.st_mode & 0o777) == (*owner, 0o640)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "one two\n", "one\ntwo\n"])

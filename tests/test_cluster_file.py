@@ -135,6 +135,13 @@ def test_groups_share_the_machines_that_the_whole_cluster_may_have():
     assert ": expected at most 10 engines" in problem
 
 
+def test_machines_that_always_run_leave_the_others_fewer():
+    plain = l4(place="plain", least=2, most=4, gpus=0, types=())
+    assert not found(machines(l4(), plain, most=4), {"gpu": "L4", "replicas": 2})
+    (problem,) = found(machines(l4(), plain, most=4), {"gpu": "L4", "replicas": 3})
+    assert ": expected at most 2 engines" in problem
+
+
 def test_the_heads_gpus_count_and_its_machine_is_not_among_the_workers():
     head = l4(place="head", least=1, most=1, gpus=2)
     assert not found(machines(l4(), head=head, most=1), {"gpu": "L4", "replicas": 3})
@@ -264,6 +271,16 @@ def test_what_is_no_clusters_file(text: str, tmp_path: Path):
     assert told.exit_code == 2
     assert f"stt: {file}: " in told.output
     assert "Traceback" not in told.output
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_any_number_of_applications_but_one(number: int, application: Path, tmp_path: Path):
+    config = yaml.safe_load(application.read_text())
+    (one,) = config["applications"]
+    config["applications"] = [one | {"name": f"stt-{n}", "route_prefix": f"/{n}"} for n in range(number)]
+    told = check(write(tmp_path / "cluster.yaml", LAUNCHER), "--config", write(application, config))
+    assert told.exit_code == 2
+    assert f"applications: expected one application, got {number}" in told.output
 
 
 def test_a_minimum_above_the_maximum_in_the_application(application: Path, tmp_path: Path):

@@ -171,6 +171,31 @@ async def test_it_is_ready_as_long_as_one_model_has_engines_and_names_those_that
             assert status["ready"] == (await http.get("/")).json()["ready"] == ready
 
 
+async def test_one_key_gets_no_more_than_its_share_by_asking_twice_at_once(demo_model, other_model):
+    key = {"Authorization": "Bearer greedy"}
+    to_second = {"type": "transcription", "audio": {"input": {"transcription": {"model": "second"}}}}
+    async with (
+        running_engines(demo_model) as first,
+        running_engines(other_model) as second,
+        serving(
+            first, LocalVault(60), [second], models=FURTHER, engine={"slots": 8}, ingress={"key_share": 0.5}
+        ) as service,
+        websockets.connect(service.at("/v1/realtime"), additional_headers=key) as one,
+        websockets.connect(service.at("/v1/realtime"), additional_headers=key) as two,
+        asyncio.timeout(60),
+    ):
+        second.sleep()
+        answers = set()
+        for connection in (one, two):
+            assert json.loads(await connection.recv())["type"] == "session.created"
+            await connection.send(json.dumps({"type": "session.update", "session": to_second}))
+            answers.add(asyncio.create_task(connection.recv()))
+        (refused,), (waiting,) = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+        assert json.loads(refused.result())["error"]["code"] == "too_many_sessions"
+        second.wake()
+        assert json.loads(await waiting)["type"] == "session.updated"
+
+
 async def test_one_key_gets_its_share_of_each_model_whichever_way_it_asks(demo_model, other_model):
     key = {"Authorization": "Bearer greedy"}
     to_second = {"type": "transcription", "audio": {"input": {"transcription": {"model": "second"}}}}

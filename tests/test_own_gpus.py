@@ -31,6 +31,11 @@ def test_engines_that_can_start(own: OwnGpus, engine: dict[str, Any]):
         (OwnGpus(0, None), {"device": "cuda"}, "engine.device cuda or engine.num_gpus: expected 1 GPUs"),
         (OwnGpus(2, "L4"), {"gpu": "L4", "replicas": 3}, "expected 3 GPUs on this machine (engines: 3), found 2"),
         (OwnGpus(1, "L4"), {"gpu": "L4", "autoscaling": {"min_replicas": 2}}, "expected 2 GPUs on this machine"),
+        (
+            OwnGpus(2, "L4"),
+            {"gpu": "L4", "num_gpus": 0.6, "replicas": 3},
+            "engine.num_gpus: expected at most 2 engines of 0.6 GPUs each on this machine",
+        ),
         (OwnGpus(1, "L4"), {"gpu": "H100"}, "engine.gpu: expected L4, which this machine has, got H100: leave"),
     ],
 )

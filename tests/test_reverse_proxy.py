@@ -165,9 +165,19 @@ async def test_http_behind_nginx(proxy):
         assert (await http.post("/", content=bytes(2_000_000))).status_code == 413
 
 
+async def test_large_files_reach_the_service(proxy):
+    noise = bytes(2_000_000)
+    async with httpx.AsyncClient(base_url=f"https://localhost:{proxy.port}", verify=proxy.tls, timeout=60) as http:
+        answers = [
+            await http.post("/v1/audio/transcriptions", files={"file": noise}),
+            await http.post("/api/asr-streaming?wait_s=0", content=noise),
+        ]
+    assert [answer.status_code for answer in answers] == [400, 400]  # it is no audio
+
+
 def test_the_proxy_is_more_patient_than_our_pings():
     from serve_app.settings import IngressSettings
 
     patience = [float(seconds) for seconds in re.findall(r"proxy_(?:read|send)_timeout +(\d+)s;", SHIPPED.read_text())]
-    assert len(patience) == 2
+    assert len(patience) == 3
     assert min(patience) > 2 * IngressSettings().ping_seconds

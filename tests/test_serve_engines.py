@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Generator
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -84,6 +85,15 @@ class Starting(Handle):
         return MODEL
 
 
+class Silent(Offering):
+    """All grant slots, and nobody answers on the link."""
+
+    port = 0
+
+    async def __anext__(self) -> Grant:
+        return Grant(self.asked[-1], "127.0.0.1", self.port, 1, b"")
+
+
 class FullHouse(Offering):
     """None has room."""
 
@@ -155,6 +165,56 @@ async def test_a_full_house_is_known_though_one_refused_too_long_ago_to_count(mo
     with pytest.raises(AtCapacity):
         await engines.open("id", Nobody())
     assert handle.asked[:4] == ["a", "c", "b", "a"]
+
+
+@pytest.mark.parametrize("history", [None, np.zeros(0)])
+async def test_an_engine_that_is_silent_on_its_link_is_passed_by_for_a_while(replicas, history):
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    replicas.update({"a", "b"})
+    handle = Silent(["a", "b"], replicas)
+    engines = ServeEngines(handle, LinkSettings(), ADMISSION_S)
+    async with asyncio.timeout(60), await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        handle.port = server.sockets[0].getsockname()[1]
+        for asked in ("a", "ab"):
+            with pytest.raises(AtCapacity):
+                await engines.open("id", Nobody(), history)
+            assert "".join(handle.asked) == asked
+        await engines.stop()
+
+
+async def test_a_slot_of_an_engine_that_was_stopped_meanwhile_is_not_taken(replicas, monkeypatch):
+    class Stopping(Handle):
+        """Serve's handle of an old replica and a new one, which both have room."""
+
+        async def __anext__(self) -> Grant:
+            return Grant("old" if "old" in replicas else "new", "127.0.0.1", 1, self.calls, b"")
+
+    class Link:
+        """To an engine that Serve stops while a stream is handed over."""
+
+        name = "any"
+        detached: ClassVar[list[int]] = []
+
+        async def attach(self, grant: Grant, _: object) -> None:
+            replicas.update({"new"})
+
+        def detach(self, stream: int) -> None:
+            self.detached.append(stream)
+
+    async def link(_: Grant) -> Link:
+        return Link()
+
+    replicas.update({"old", "new"})
+    handle = Stopping()
+    engines = ServeEngines(handle, LinkSettings(), 60.0)
+    monkeypatch.setattr(engines, "_link", link)
+    stream = await engines.open("id", Nobody())
+    assert (handle.calls, engines.leases, Link.detached) == (2, 1, [1])
+    stream.close()
+    assert (engines.leases, Link.detached) == (0, [1, 2])
 
 
 async def test_it_is_full_when_all_have_refused_until_a_slot_is_given_back_or_more_may_come(replicas):

@@ -311,6 +311,32 @@ async def test_a_silent_session_gives_its_slot_up_and_comes_back(engines, clip):
     assert states[:6] == ["parked", "migrating", "live"] * 2
 
 
+async def test_nobody_new_is_refused_while_a_parked_session_takes_one_of_several_free_slots(engines, clip, monkeypatch):
+    is_opening, may_open, opens = asyncio.Event(), asyncio.Event(), engines.open
+
+    async def open_late(*arguments, **options):
+        is_opening.set()
+        await may_open.wait()
+        return await opens(*arguments, **options)
+
+    async with opened(engines, park_after_seconds=0.2) as session, asyncio.timeout(60):
+        reading = asyncio.create_task(collect(session))
+        await speak(session, clip.samples)
+        await no_slot_used(engines)
+        monkeypatch.setattr(engines, "open", open_late)
+        await session.feed(clip.samples[:CHUNK])
+        await is_opening.wait()
+        monkeypatch.setattr(engines, "open", opens)
+        other = Session("session-2", session.model, SessionSettings(), IngressMetrics(CollectorRegistry()))
+        async for _ in session.model.admission.enter(other.open, wait_s=0.0):
+            pass
+        assert other.standing == "live"
+        await other.close()
+        may_open.set()
+        await session.end()
+        assert await reading
+
+
 async def test_a_model_that_fails_on_every_engine_ends_the_session_with_its_error(demo_model, clip):
     class Failing:
         def __getattr__(self, name):

@@ -496,6 +496,24 @@ def test_one_of_several_models_becomes_the_first_with_its_own_engines(chosen: st
         assert settings.model_settings == resolve_model("demo")
 
 
+def test_a_second_one_of_the_first_checkpoint_takes_nothing_from_the_first():
+    twice = {"model": "demo", "models": [{"model": "demo", "name": "second", "engine": {"slots": 2}}]}
+    for settings in (from_args(twice, {}), from_args(twice, {"MODEL_NAME": "demo"})):
+        assert {name: one.engine.slots for name, one in settings.served.items()} == {"demo": 32, "second": 2}
+
+
+def test_the_name_of_the_model_that_becomes_the_first_is_what_must_differ():
+    args = {"model": "demo", "models": [{"model": "stt-2.6b-en"}, {"model": "stt-2.6b-en", "name": "fast"}]}
+    assert list(from_args(args, {"MODEL_NAME": "fast"}).served) == ["fast", "stt-2.6b-en"]
+    assert list(from_args(args, {"MODEL_NAME": "stt-2.6b-en"}).served) == ["stt-2.6b-en", "fast"]
+
+
+def test_a_wrong_key_of_the_model_that_becomes_the_first_is_told_too():
+    wrong = {"models": [{"model": "stt-2.6b-en"}, {"model": "demo", "name": "small", "engin": {}}]}
+    with pytest.raises(SettingsError, match=r"models\[1\]: engin: "):
+        from_args(wrong, {"MODEL_NAME": "small"})
+
+
 def test_variables_are_about_the_model_that_has_become_the_first():
     settings = from_args(SEVERAL, {"MODEL_NAME": "small", "BATCH_SIZE": "5"})
     assert {name: one.engine.slots for name, one in settings.served.items()} == {"small": 5, "stt-2.6b-en": 32}

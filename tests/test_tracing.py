@@ -11,11 +11,11 @@ import websockets
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from serve_app import settings as settings_module
 from serve_app.engine.loading import load_model
-from serve_app.ingress.tracing import ENDPOINTS, configure_tracing
+from serve_app.ingress.tracing import ENDPOINTS, configure_tracing, flush_traces
 from tests.support import running_engines, serving
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -104,6 +104,23 @@ async def test_a_collector_that_is_away_costs_no_session():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     await run({ENDPOINTS[0]: f"http://127.0.0.1:{port}"})
+
+
+async def test_a_collector_that_does_not_answer_holds_no_shutdown_up(monkeypatch):
+    answers = threading.Event()
+
+    class Hanging(SpanProcessor):
+        def force_flush(self, timeout_millis: int = 30_000) -> bool:
+            return answers.wait()
+
+    provider = TracerProvider()
+    provider.add_span_processor(Hanging())
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    try:
+        async with asyncio.timeout(60):
+            await flush_traces()
+    finally:
+        answers.set()
 
 
 def test_nothing_is_traced_unasked(monkeypatch):

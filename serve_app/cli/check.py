@@ -69,6 +69,8 @@ def _engines(document: Mapping[str, Any], origin: str, environ: Mapping[str, str
     """
     if wrong := serve_schema.problems(document):
         raise UnusableFile("\n".join(f"{origin}: {problem}" for problem in wrong))
+    if len(document["applications"]) != 1:
+        raise UnusableFile(f"{origin}: applications: expected one application, got {len(document['applications'])}")
     settings = from_args(document["applications"][0].get("args") or {}, environ, origin)
     settings.auth.check_host((document.get("http_options") or {}).get("host", "0.0.0.0"))
     further = {f"models[{number}].engine": model.engine for number, model in enumerate(settings.models)}

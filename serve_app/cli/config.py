@@ -36,14 +36,18 @@ class Overrides:
         return cls(host=host, port=port, model=model, name=os.environ.get("KYUTAI_APP_NAME"), auth=auth)
 
     def environment(self) -> dict[str, str]:
-        """Our own environment, in which the command line's model wins over MODEL_NAME, and `auth` over STT_AUTH."""
-        replaced = {"MODEL_NAME": self.model, "STT_AUTH": self.auth}
-        return {**_environment(), **{name: value for name, value in replaced.items() if value}}
+        """Our own environment, in which the command line's model wins over MODEL_NAME, and `auth` over STT_AUTH.
+
+        It always has a RAY_ADDRESS: `local` where the user names none.
+        """
+        own = _environment()
+        replaced = {"MODEL_NAME": self.model, "STT_AUTH": self.auth, "RAY_ADDRESS": own.get("RAY_ADDRESS") or "local"}
+        return {**own, **{name: value for name, value in replaced.items() if value}}
 
     @property
     def private(self) -> bool:
         """Whether the service gets a Ray of its own on this machine, not the cluster that RAY_ADDRESS names."""
-        return self.environment().get("RAY_ADDRESS", "local") == "local"
+        return self.environment()["RAY_ADDRESS"] == "local"
 
     def settings(self, file: Path) -> Settings:
         """The settings that the service will run with. Raises `SettingsError`, which blames what the user wrote."""
@@ -59,8 +63,9 @@ class Address:
 
     @property
     def reachable_host(self) -> str:
-        """The host to connect to from this machine."""
-        return "127.0.0.1" if self.host in ("0.0.0.0", "", "::") else self.host
+        """The host to connect to from this machine, as addresses have it."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "", "::") else self.host
+        return f"[{host}]" if ":" in host else host
 
 
 def effective_config(file: Path, overrides: Overrides) -> tuple[dict[str, Any], Address]:

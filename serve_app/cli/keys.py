@@ -1,7 +1,9 @@
 """`stt keys add NAME`: make an API key."""
 
+import contextlib
 import os
 import secrets
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -74,6 +76,8 @@ def append(path: Path, key: ApiKey) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "w", encoding="utf-8") as made:
         made.write(f"{text.rstrip()}\n{lines}")
+    if path.exists():
+        _share_as(path, Path(temporary))
     try:
         if read_keys(Path(temporary)) != (*before, key):
             raise SettingsError([])
@@ -83,3 +87,11 @@ def append(path: Path, key: ApiKey) -> None:
         raise SettingsError(
             [f"{path}: expected one list, keys, with items at the start of their lines; add this yourself:\n{lines}"]
         ) from None
+
+
+def _share_as(old: Path, new: Path) -> None:
+    """Let those read the new file who could read the old one: the service may run as another user than this command."""
+    was = old.stat()
+    with contextlib.suppress(OSError):  # only root gives files away
+        os.chown(new, was.st_uid, was.st_gid)
+        new.chmod(stat.S_IMODE(was.st_mode))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
+from serve_app.cluster_file import engines_on
 from serve_app.settings import EngineSettings, SettingsError
 
 
@@ -46,6 +47,12 @@ class OwnGpus:
                 f"{asked}: expected {needed:g} GPUs on this machine (engines: {first})"
                 f"{f' beside {taken:g} of other models' if taken else ''}, found {self.count}: see whether"
                 " nvidia-smi shows them, serve on the CPU (engine.device: cpu, no engine.gpu), or on a cluster"
+            )
+        elif needed and first > (most := engines_on(self.count, engine.reserved_gpus)):
+            problem = (
+                f"engine.num_gpus: expected at most {most} engines of {engine.reserved_gpus:g} GPUs each on this"
+                f" machine (it has {self.count}, and no engine gets parts of two), got {first}: fewer engines, or serve"
+                " on a cluster"
             )
         elif engine.gpu and engine.gpu != self.kind:
             problem = (

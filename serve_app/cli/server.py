@@ -266,11 +266,10 @@ def _environment(overrides: Overrides, folder: Path) -> dict[str, str]:
     environment = overrides.environment()
     defaults = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",  # Serve's Python proxy is too slow for audio
-        "RAY_ADDRESS": "local",  # a Ray of our own, whatever else runs here
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before words
         "STT_RUN_FOLDER": str(folder),  # tells a later start whose processes these are
     }
-    if environment.setdefault("RAY_ADDRESS", "local") == "local":
+    if overrides.private:  # a Ray of our own, whatever else runs here
         defaults |= private_ray(folder)
     return defaults | environment

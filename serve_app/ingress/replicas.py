@@ -55,6 +55,11 @@ class EngineReplicas:
         if stopped and tell:
             tell(stopped)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether Serve routes to this one now."""
+        with self._lock:
+            return name in self._names
+
     def __len__(self) -> int:
         """How many there are."""
         with self._lock:

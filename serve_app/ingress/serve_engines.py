@@ -150,8 +150,7 @@ class ServeEngines:
             try:
                 grant = await self._first_item(lease, search)
                 if isinstance(grant, Grant):
-                    async with asyncio.timeout(timeout_s):
-                        stream = await self._attach(grant, listener, lease)
+                    stream = await self._attach(grant, listener, lease, timeout_s)
                     lease = None  # it is the stream's from here on
                     return stream
                 self._replicas.note_refusal(grant.replica)
@@ -229,13 +228,18 @@ class ServeEngines:
                 _log.info("engine is being stopped", engine=link.name)
                 link.announce_draining()
 
-    async def _attach(self, grant: Grant, listener: StreamListener, lease: Any) -> "LeasedStream":
+    async def _attach(self, grant: Grant, listener: StreamListener, lease: Any, timeout_s: float) -> "LeasedStream":
+        """Raises EngineLost, and TimeoutError."""
         try:
-            link = await self._link(grant)
-            await link.attach(grant, listener)
-        except EngineLost:
+            async with asyncio.timeout(timeout_s):
+                link = await self._link(grant)
+                await link.attach(grant, listener)
+        except (EngineLost, TimeoutError):
             self._replicas.note_lost(grant.replica)  # or Serve's router offers it again at once
             raise
+        if grant.replica not in self._replicas:  # its streams have been told to leave while this one was on its way
+            link.detach(grant.stream)
+            raise EngineLost(f"engine {grant.replica} is being stopped")
         stream = LeasedStream(link, grant.stream, lease, self._leases, self._replicas)
         self._leases.add(stream)
         return stream

@@ -291,7 +291,10 @@ class DurableStream:
             found = None
             if self._slot and reason != "engine_lost":
                 await self._quiesce(self._slot)
-                found = await self._find_slot_beside()
+                found = await self._find_slot_at_once()
+            elif reason == "unpark":
+                # Most find one: only who does not comes before everybody new, who would be refused meanwhile.
+                found = await self._find_slot_at_once()
             self._leave()
             with self._returning:
                 self._slot = found or await self._find_slot(deadline)
@@ -325,8 +328,8 @@ class DurableStream:
             _log.warning("left an engine that still owed results", session_id=self._id, frames=owed)
         slot.hear_no_more()
 
-    async def _find_slot_beside(self) -> _Slot | None:
-        """A slot on another engine while the present one is kept; None if that takes more than one try.
+    async def _find_slot_at_once(self) -> _Slot | None:
+        """A slot, while the present one, if there is one, is kept; None if that takes more than one try.
 
         An engine that is stopped ends once it is empty, and what replaces it may only start then: do not hold it up.
         """

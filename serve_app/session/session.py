@@ -73,7 +73,8 @@ class Session:
         self._settings = settings
         self._metrics = metrics
         self._log: EventLog[Event] = EventLog(settings.event_buffer, restored.entries if restored else (), Done)
-        self._use(model, restored)
+        self.model = model
+        self._use_model(restored)
         self.check_change: Callable[[ServedModel], None] = lambda model: None
         """Raises TooManySessions if the client may not have one of that model instead."""
         self._is_open = False
@@ -106,12 +107,13 @@ class Session:
         if self._core.client_samples or self._core.flushes:
             raise InvalidMessage(f"expected the model before any audio, got {model.name!r} later: connect again for it")
         self.check_change(model)
+        self.model = model  # at once: it counts as one of that model's from now on
         await self._stream.close()  # first: nothing of the old model may be heard any more
         tells_frames = self._core.tells_frames
         self._feeding = True  # waiting for an engine or a slot is not idling
         try:
             await model.engines.wait_until_known()
-            self._use(model, None)
+            self._use_model(None)
             self._core.tells_frames = tells_frames
             async for _ in model.admission.enter(self._stream.open, wait_s=0.0):
                 pass
@@ -281,9 +283,9 @@ class Session:
 
     # ------------------------------------------------------------------ inside
 
-    def _use(self, model: ServedModel, restored: Restored | None) -> None:
+    def _use_model(self, restored: Restored | None) -> None:
+        model = self.model
         info = model.engines.info
-        self.model = model
         self._info_name = info.name
         self._recorder = restored.recorder if restored else Recorder(info, self._settings.window_frames)
         self._core = restored.snapshot.core if restored else SessionCore(info, model.settings, self._settings)
