@@ -3,7 +3,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -11,11 +11,13 @@ import websockets
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from serve_app import settings as settings_module
 from serve_app.engine.loading import load_model
-from serve_app.ingress.tracing import ENDPOINTS, configure_tracing
+from serve_app.ingress import tracing
+from serve_app.ingress.tracing import ENDPOINTS, configure_tracing, flush_traces
 from tests.support import running_engines, serving
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -104,6 +106,32 @@ async def test_a_collector_that_is_away_costs_no_session():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     await run({ENDPOINTS[0]: f"http://127.0.0.1:{port}"})
+
+
+class Stuck(SpanExporter):
+    """Sends to a collector that takes connections and does not answer."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.began.set()
+        self.may_end.wait()
+        return SpanExportResult.FAILURE
+
+
+async def test_a_collector_that_does_not_answer_is_not_waited_for(monkeypatch):
+    exporter, provider = Stuck(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.05)
+    provider.get_tracer("test").start_span("session").end()
+    try:
+        await flush_traces()  # the only one who could let it end is below
+        assert await asyncio.to_thread(exporter.began.wait, 60)
+    finally:
+        exporter.may_end.set()
+        provider.shutdown()
 
 
 def test_nothing_is_traced_unasked(monkeypatch):
