@@ -11,9 +11,10 @@ from serve_app.speech import SAMPLE_RATE_HZ
 from tools.demo_model import clips as clips_of
 from tools.demo_model import codec, language, pack, recipe, synthesis
 from tools.demo_model.clips import SPARSE
+from tools.demo_model.files import save, save_array
 from tools.demo_model.progress import Progress
 from tools.demo_model.recipe import Recipe
-from tools.demo_model.training import save, train
+from tools.demo_model.training import train
 
 SPEECH_OF_CODEC, SPEECH_OF_LANGUAGE = 1, 2
 """Added to the seed, so that the two never hear the same."""
@@ -88,7 +89,7 @@ class Stages:
                     made.append(language.lessons(mimi, clips))
                     progress.advance(by=len(clips))
             for name, columns in zip(language.Lessons._fields, zip(*made, strict=True), strict=True):
-                np.save(folder / f"{name}.npy", np.concatenate(columns))
+                save_array(folder / f"{name}.npy", np.concatenate(columns))
 
         return self._stage("codes", make, trained.name, speech.name, chosen.language_clips, chosen.language_frames)
 
