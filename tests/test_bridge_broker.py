@@ -54,6 +54,7 @@ async def test_a_position_at_the_end_is_kept_and_what_is_before_it_is_read_again
     assert 1 in {one.position for one in assigned}
 
 
+@pytest.mark.timeout(240)
 async def test_a_partition_that_was_paused_is_read_when_it_comes_back(brokers):
     """Another member of the group had it meanwhile."""
     settings = new_settings(brokers)
