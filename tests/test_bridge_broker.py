@@ -54,6 +54,47 @@ async def test_a_position_at_the_end_is_kept_and_what_is_before_it_is_read_again
     assert 1 in {one.position for one in assigned}
 
 
+@pytest.mark.timeout(240)
+async def test_a_partition_that_was_paused_is_read_when_it_comes_back(brokers):
+    """Another member of the group had it meanwhile."""
+    settings = new_settings(brokers)
+    send(settings, (b"device", b"one"))
+    first, second = (Broker(settings, lambda partitions: Batch()) for _ in range(2))
+    mine: set[int] = set()
+    theirs: set[int] = set()
+
+    async def follow(broker: Broker, owned: set[int]) -> set[int]:
+        """Poll once; the partitions of the messages that came."""
+        news, messages = await broker.poll()
+        for new in news:
+            if isinstance(new, Assigned):
+                owned.add(new.partition)
+            else:
+                owned.difference_update(new.partitions)
+        return {message.partition() for message in messages}
+
+    try:
+        async with asyncio.timeout(3 * PATIENCE_SECONDS):
+            await first.start()
+            while not mine:
+                await follow(first, mine)
+            everything = set(mine)
+            await first.poll(pause=everything)
+            await second.start()
+            while not theirs or mine & theirs:
+                await asyncio.gather(follow(first, mine), follow(second, theirs))
+            moved = set(theirs)
+            await second.close()
+            while mine != everything:
+                await follow(first, mine)
+            send(settings, *((b"%d" % number, b"two") for number in range(100)))
+            read: set[int] = set()
+            while not moved <= read:
+                read |= await follow(first, mine)
+    finally:
+        await first.close()
+
+
 async def test_properties_that_are_wrong_leave_no_thread_behind(brokers):
     threads = threading.active_count()
     for _ in range(3):

@@ -28,16 +28,17 @@ class Clock:
         return self.now
 
 
-def silent(number: int) -> Message:
+def silent(number: int, offset: int | None = None) -> Message:
     """The `number`th chunk of a device, without samples: it is answered as soon as it is its turn."""
+    offset = number if offset is None else offset
     chunk = AudioChunk(
         device_id="d",
         recorded_at=BEGINNING + timedelta(seconds=number),
         audio_data=b"",
-        chunk_id=f"d-{number}",
+        chunk_id=f"d-{offset}",
         sequence_number=number,
     )
-    return Message(topic="audio", partition=0, offset=number, value=chunk.model_dump_json().encode())
+    return Message(topic="audio", partition=0, offset=offset, value=chunk.model_dump_json().encode())
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,18 @@ async def test_what_the_bridge_does_instead_of_listening_counts_as_nobodys_silen
     finally:
         await partition.close()
     assert told == written
+
+
+async def test_a_chunk_with_the_number_of_one_that_is_held_back_is_not_called_late():
+    transcriber = Transcriber("ws://127.0.0.1:1/v1/stream", None, 1)
+    partition = Partition(Ledger(), SETTINGS, transcriber, BridgeMetrics(CollectorRegistry()))
+    try:
+        for number, offset in ((1, 1), (3, 3), (3, 4)):
+            partition.take(silent(number, offset), read_message(silent(number, offset), SETTINGS))
+        reason = dict(partition.ready[-1].headers)["reason"].decode()
+    finally:
+        await partition.close()
+    assert reason == "sequence_number: expected 2, got 3: another chunk with it came before"
 
 
 def test_a_dead_letter_has_the_beginning_of_the_message_and_headers_that_say_why():

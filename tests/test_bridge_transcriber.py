@@ -101,6 +101,35 @@ async def test_a_piece_that_was_spoken_before_the_first_one_is_heard_before_it()
     assert told.answers == [(0, ["word"]), (1, [])]
 
 
+async def test_a_session_that_is_let_go_of_while_its_stream_ends_does_not_go_on(monkeypatch):
+    began, ending, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def send(stream, live: Live) -> None:
+        """Takes a moment to end."""
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await may_end.wait()
+
+    async def script(connection: ServerConnection) -> None:
+        await say(connection, READY)
+        await began.wait()
+        await say(connection, {"type": "error", "code": "internal_error", "message": "the service failed"})
+
+    monkeypatch.setattr(transcriber, "_send", send)
+    told = Told()
+    async with peer(script) as address:
+        running = asyncio.create_task(Transcriber(address, None, 1).transcribe(ended(1), told.answered, told.refused))
+        async with asyncio.timeout(30):
+            await ending.wait()
+        running.cancel()
+        await asyncio.wait([running], timeout=30)
+        may_end.set()
+        assert running.cancelled()
+
+
 @pytest.mark.parametrize("code", ["invalid_audio", "step_failed"])
 async def test_the_piece_on_which_the_service_fails_is_given_up_and_the_others_are_heard(code, monkeypatch):
     """Tried alone, good pieces before it and behind it are not blamed."""

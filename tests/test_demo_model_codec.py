@@ -1,5 +1,7 @@
 """The codec's fixed filters, and what it must learn."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch.nn.functional as F
 from serve_app.model.codec import Codec
 from serve_app.model.rows import Rows
 from serve_app.speech import FRAME_SAMPLES
-from tools.demo_model import codec, recipe
+from tools.demo_model import codec, recipe, training
 from tools.demo_model.clips import Clip, Span
 from tools.demo_model.codec import FIXED_STAGES, NOT_SCORED, STATES
 
@@ -61,19 +63,54 @@ def test_states_of_a_word_rise_while_it_is_said_and_fragments_do_not_count() -> 
     assert got[15:] == [0] * 5
 
 
-@pytest.mark.parametrize("quantize", [False, True])
-def test_what_learns_gets_gradients_and_the_bank_gets_none(quantize: bool) -> None:
-    torch.manual_seed(0)
-    training = codec.CodecTraining(codec.gabor_bank())
-    made = codec.Batch(
+def random_batch() -> codec.Batch:
+    parts = (
         torch.rand(4, 2 * codec.BANDS, 20 * codec.POSITIONS),
         torch.rand(4, 20, codec.BANDS * codec.LOUDNESS_PARTS),
         torch.randint(0, 9, (4, 20)),
     )
-    loss, _ = training.loss(made, quantize)
+    return codec.Batch(*parts)
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_what_learns_gets_gradients_and_the_bank_gets_none(quantize: bool) -> None:
+    torch.manual_seed(0)
+    learner = codec.CodecTraining(codec.gabor_bank())
+    loss, _ = learner.loss(random_batch(), quantize)
     loss.backward()
-    learning = {id(weight) for weight in training.learning()}
-    bank = [stage.conv.conv.weight for stage in list(training.mimi.encoder.model)[:FIXED_STAGES:2]]
+    learning = {id(weight) for weight in learner.learning()}
+    bank = [stage.conv.conv.weight for stage in list(learner.mimi.encoder.model)[:FIXED_STAGES:2]]
     assert not learning & {id(weight) for weight in bank}
-    assert all(weight.grad is not None for weight in training.mimi.encoder_transformer.parameters())
-    assert not any(average.requires_grad for average in training.mimi.quantizer.buffers())  # or each step's graph stays
+    assert all(weight.grad is not None for weight in learner.mimi.encoder_transformer.parameters())
+    assert not any(average.requires_grad for average in learner.mimi.quantizer.buffers())  # or each step's graph stays
+
+
+class Interrupted(Exception):
+    """Someone pressed control-C."""
+
+
+def test_a_resumed_training_replaces_unused_codes_when_an_uninterrupted_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(training, "DEVICE", torch.device("cpu"))
+
+    def run(folder: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        learner = codec.CodecTraining(codec.gabor_bank())
+
+        def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+            if step == stop_at:
+                raise Interrupted
+            return learner.loss(random_batch(), quantize=True)
+
+        folder.mkdir(exist_ok=True)
+        training.train(
+            "codec", learner, learner.learning(), loss_of, steps=8, rate=1e-3, decay=0, seed=5, folder=folder
+        )
+        return learner.mimi.quantizer.state_dict()
+
+    with pytest.raises(Interrupted):
+        run(tmp_path / "a", stop_at=3)
+    resumed, whole = run(tmp_path / "a"), run(tmp_path / "b")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)

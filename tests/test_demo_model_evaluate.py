@@ -6,7 +6,7 @@ import pytest
 from serve_app.transcript import Word
 from tests.system_packages import require_library
 from tools.demo_model import synthesis
-from tools.demo_model.evaluate import Heard, Spoken, Stream, conversations, cut_in, score
+from tools.demo_model.evaluate import Heard, Spoken, Stream, conversations, cut_in, pause_at_end, score
 
 SAID = [Spoken("one", 1.0, 1.4, "en", 140), Spoken("two", 1.6, 1.9, "en", 140), Spoken("six", 2.0, 2.4, "fr", 160)]
 
@@ -47,6 +47,12 @@ def test_silence_on_either_side(said: list[Spoken], told: tuple, deleted: int, i
 def test_turns_that_end_too_soon_or_never() -> None:
     got = score([stream(), stream()], [heard(turn_ends=()), heard(turn_ends=(2.0, 3.0))])
     assert (got.missed_ends, got.false_ends, got.ends) == (1, 1, 2)
+
+
+def test_the_pause_at_the_end_is_that_of_the_last_frame_before_the_silence_that_is_added() -> None:
+    pauses = np.arange(120, dtype=np.float32)[:, None].repeat(4, axis=1)
+    for samples, last in ((8 * 24_000, 99), (8 * 24_000 + 1_000, 99), (8 * 24_000 + 1_920, 100)):
+        assert pause_at_end(Stream(np.zeros(samples, np.float32)), Heard([], [], [], pauses), 2) == last
 
 
 def test_streams_to_test_with_say_what_they_say_and_never_with_a_trained_voice() -> None:

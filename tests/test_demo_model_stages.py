@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from moshi.models import loaders
 
 from serve_app.checkpoint.parts import read_parts
 from tests.system_packages import require_library
-from tools.demo_model import card, evaluate, recipe, report
+from tools.demo_model import card, clips, codec, evaluate, language, recipe, report, synthesis
 from tools.demo_model.recipe import Recipe
 from tools.demo_model.stages import Stages
 
@@ -86,6 +87,28 @@ def test_other_inputs_have_other_folders(work: Path, checkpoint: Path) -> None:
     more = Stages(replace(TINY, codec_hours=0.004), 1, work).speech("speech-of-codec", 0.004, 1)
     assert speech != more
     assert (more / "audio.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("edited", "anew"),
+    [
+        (synthesis, {"speech-of-codec", "codec", "speech-of-language", "codes", "language"}),
+        (clips, {"codec", "codes", "language"}),
+        (codec, {"codec", "codes", "language"}),
+        (language, {"codes", "language"}),
+    ],
+    ids=["synthesis", "clips", "codec", "language"],
+)
+@pytest.mark.usefixtures("checkpoint")
+def test_stages_whose_code_has_changed_are_made_anew_and_those_behind_them(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: ModuleType, anew: set[str]
+) -> None:
+    code = Path(edited.__file__ or "")
+    (tmp_path / code.name).write_text(code.read_text(encoding="utf-8") + "\nEDITED = True\n", encoding="utf-8")
+    monkeypatch.setattr(edited, "__file__", str(tmp_path / code.name))
+    before = set(work.iterdir())
+    Stages(TINY, 1, work).language()
+    assert {folder.name.rpartition("-")[0] for folder in set(work.iterdir()) - before} == anew
 
 
 def test_the_report_and_the_card_have_the_numbers(results: evaluate.Results, tmp_path: Path) -> None:

@@ -304,6 +304,7 @@ class Broker:
         consumer.incremental_assign(places)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.resume(partitions)  # or what was paused stays so, should it come back
         mine = tuple(place.partition for place in partitions)
         asked = asyncio.run_coroutine_threadsafe(self._ask(mine), self._loop)
         try:
@@ -313,6 +314,7 @@ class Broker:
         self._news.append(Revoked(mine))
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.resume(partitions)
         self._news.append(Revoked(tuple(place.partition for place in partitions)))
 
     async def _ask(self, partitions: Sequence[int]) -> Batch:

@@ -71,7 +71,7 @@ class SessionEnds:
 
 @dataclass(frozen=True)
 class TooLate:
-    """A piece whose place is past: the pieces behind it were not held back any longer."""
+    """A piece whose place is past (the pieces behind it were not held back any longer), or another piece's."""
 
     piece: Piece
     expected: int

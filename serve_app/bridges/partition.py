@@ -238,8 +238,9 @@ class _Device:
                     if self._live:
                         self._live.end()
                 case TooLate(piece, expected):
-                    number = piece.chunk.sequence_number
-                    self._partition.refuse(piece, f"sequence_number: expected {expected}, got {number}: too late")
+                    number = piece.chunk.sequence_number or 0
+                    why = "too late" if number < expected else "another chunk with it came before"
+                    self._partition.refuse(piece, f"sequence_number: expected {expected}, got {number}: {why}")
 
     def _add(self, piece: Piece, add: Callable[[Piece], None]) -> None:
         if len(piece.sound.samples):

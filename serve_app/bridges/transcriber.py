@@ -7,7 +7,7 @@ it had reached the longest duration), another one begins and hears the latest pi
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 
 from serve_app import client, errors
@@ -184,10 +184,12 @@ class Transcriber:
             finally:
                 self.sessions -= 1
                 sending.cancel()
-                # Why sending failed is what reading raises.
-                with suppress(asyncio.CancelledError, client.ClientError):
-                    await sending
+                # Not awaited itself: whoever cancels this task meanwhile would be taken for us, who cancelled that one.
+                await asyncio.wait([sending])
                 session.restart()
+                # Why sending failed is what reading raises; all else is our own mistake.
+                if not sending.cancelled() and not isinstance(sending.exception(), client.ClientError):
+                    sending.result()
 
 
 async def _send(stream: client.Stream, live: Live) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from moshi.models import loaders
+from moshi.quantization.core_vq import EuclideanCodebook
 from torch import Tensor, nn
 
 from serve_app.speech import FRAMES_PER_SECOND, SAMPLE_RATE_HZ
@@ -199,7 +200,7 @@ def _entropy(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 class CodecTraining(nn.Module):
-    """The codec and its listeners; `step` makes one loss of one batch."""
+    """The codec and its listeners."""
 
     def __init__(self, bank: Tensor) -> None:
         super().__init__()
@@ -214,6 +215,18 @@ class CodecTraining(nn.Module):
         return [
             weight for name, weight in self.named_parameters() if weight.requires_grad and not name.startswith(idle)
         ]
+
+    def get_extra_state(self) -> list[int]:
+        """In how many batches each codebook looks for unused codes: moshi's own state leaves it out."""
+        return [book._next_unused_check for book in self._codebooks()]
+
+    def set_extra_state(self, state: list[int]) -> None:
+        """What `get_extra_state` gave."""
+        for book, batches in zip(self._codebooks(), state, strict=True):
+            book._next_unused_check = batches
+
+    def _codebooks(self) -> list[Any]:
+        return [module for module in self.mimi.modules() if isinstance(module, EuclideanCodebook)]
 
     def loss(self, made: Batch, quantize: bool) -> tuple[Tensor, dict[str, float]]:
         """The loss of a batch, and what to show of it."""

@@ -322,7 +322,6 @@ class Results:
     minutes: float
     """Of each kind."""
     cut_in: Score
-    cut_in_streams: int
     first_minute: Score
     last_minute: Score
     pause_after_silence: tuple[float, ...]
@@ -361,7 +360,6 @@ def evaluate(checkpoint: Checkpoint, chosen: Recipe, seed: int) -> Results:
     silent = after_silence(seed + 5, vocabulary, min(60.0, chosen.long_minutes * 60))
     heard_silent = listen(checkpoint, silent, "pauses")
     head = ModelSettings(source="demo").pause_head
-    tail = round(TAIL_S * FRAMES_PER_SECOND)
     curves = []
     for stream, one in zip(silent, heard_silent, strict=True):
         first = round(stream.utterances[0][1] * FRAMES_PER_SECOND)
@@ -373,16 +371,22 @@ def evaluate(checkpoint: Checkpoint, chosen: Recipe, seed: int) -> Results:
         invented=invented,
         minutes=chosen.long_minutes,
         cut_in=scored("cut in", cut),
-        cut_in_streams=len(cut),
         first_minute=_part(long, heard_long, 0, 60),
         last_minute=_part(long, heard_long, chosen.long_minutes * 60 - 60, chosen.long_minutes * 60),
-        pause_after_silence=tuple(float(one.pauses[-tail, head]) for one in heard_silent),
+        pause_after_silence=tuple(
+            pause_at_end(stream, one, head) for stream, one in zip(silent, heard_silent, strict=True)
+        ),
         pause_curve=np.median(np.stack(curves), axis=0),
         samples={
             clip.file: (clip.text, " ".join(word.text for word in one.words))
             for clip, one in zip(clips, heard_clips, strict=True)
         },
     )
+
+
+def pause_at_end(stream: Stream, heard: Heard, head: int) -> float:
+    """What a pause head says at the last frame that is the stream's own: behind it there is none of its noise."""
+    return float(heard.pauses[len(stream.samples) // FRAME_SAMPLES - 1, head])
 
 
 def _long(seed: int, chosen: Recipe, vocabulary: Sequence[str]) -> list[Stream]:

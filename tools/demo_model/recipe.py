@@ -54,7 +54,7 @@ DELAY_FRAMES = 6
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of everything. A stage's result is used again only by a run with the same recipe and seed."""
+    """How much of everything. A stage's result is used again only by a run with the same recipe, seed and code."""
 
     codec_hours: float = 3.0
     """Speech that the codec learns from, without pauses."""

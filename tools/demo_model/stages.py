@@ -1,19 +1,23 @@
 """The stages of a training. Each keeps its result in a folder named after everything that decided it."""
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 
 from serve_app.speech import SAMPLE_RATE_HZ
+from tools import espeak
 from tools.demo_model import clips as clips_of
-from tools.demo_model import codec, language, pack, recipe, synthesis
+from tools.demo_model import codec, language, pack, recipe, synthesis, training
 from tools.demo_model.clips import SPARSE
+from tools.demo_model.files import save, save_array
 from tools.demo_model.progress import Progress
 from tools.demo_model.recipe import Recipe
-from tools.demo_model.training import save, train
+from tools.demo_model.training import train
 
 SPEECH_OF_CODEC, SPEECH_OF_LANGUAGE = 1, 2
 """Added to the seed, so that the two never hear the same."""
@@ -42,7 +46,7 @@ class Stages:
                         break
             synthesis.Utterances.of(said).save(folder)
 
-        return self._stage(name, make, hours)
+        return self._stage(name, make, (synthesis, espeak), hours, offset)
 
     def codec(self) -> Path:
         """The trained codec: `codec.pt`, moshi's names of weights."""
@@ -53,21 +57,21 @@ class Stages:
             utterances = synthesis.Utterances.load(speech)
             torch.manual_seed(self.seed)
             bank = codec.scaled_bank(self.seed, utterances)
-            training = codec.CodecTraining(bank)
+            learner = codec.CodecTraining(bank)
 
             def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
                 choice = np.random.default_rng([self.seed, SPEECH_OF_CODEC, step])
                 made = codec.batch(choice, utterances, bank, chosen.codec_batch, chosen.codec_frames)
-                return training.loss(made, step >= chosen.quantize_after * chosen.codec_steps)
+                return learner.loss(made, step >= chosen.quantize_after * chosen.codec_steps)
 
             train(
-                "codec", training, training.learning(), loss_of, steps=chosen.codec_steps, rate=chosen.codec_rate,
+                "codec", learner, learner.learning(), loss_of, steps=chosen.codec_steps, rate=chosen.codec_rate,
                 decay=0.02, seed=self.seed, folder=folder,
             )  # fmt: skip
-            save(folder / "codec.pt", training.mimi.state_dict())
+            save(folder / "codec.pt", learner.mimi.state_dict())
 
         shape = (chosen.codec_steps, chosen.codec_batch, chosen.codec_frames, chosen.codec_rate, chosen.quantize_after)
-        return self._stage("codec", make, speech.name, shape, codec.CONFIG)
+        return self._stage("codec", make, (clips_of, codec, training), speech.name, shape)
 
     def codes(self) -> Path:
         """Lessons for the language model: what the trained codec hears of other speech than its own."""
@@ -88,9 +92,10 @@ class Stages:
                     made.append(language.lessons(mimi, clips))
                     progress.advance(by=len(clips))
             for name, columns in zip(language.Lessons._fields, zip(*made, strict=True), strict=True):
-                np.save(folder / f"{name}.npy", np.concatenate(columns))
+                save_array(folder / f"{name}.npy", np.concatenate(columns))
 
-        return self._stage("codes", make, trained.name, speech.name, chosen.language_clips, chosen.language_frames)
+        shape = (chosen.language_clips, chosen.language_frames)
+        return self._stage("codes", make, (clips_of, language, pack), trained.name, speech.name, shape)
 
     def language(self) -> Path:
         """The trained language model: `language.pt`, moshi's names of weights."""
@@ -112,8 +117,8 @@ class Stages:
             )  # fmt: skip
             save(folder / "language.pt", model.state_dict())
 
-        shape = (chosen.language_steps, chosen.language_batch, chosen.language_rate, language.CONFIG)
-        return self._stage("language", make, codes.name, shape)
+        shape = (chosen.language_steps, chosen.language_batch, chosen.language_rate)
+        return self._stage("language", make, (language, training), codes.name, shape)
 
     def checkpoint(self, folder: Path) -> None:
         """Write the trained model into `folder`."""
@@ -125,9 +130,12 @@ class Stages:
             torch.load(model / "language.pt", weights_only=True),
         )
 
-    def _stage(self, name: str, make: Callable[[Path], None], *inputs: object) -> Path:
-        """The folder of a stage's result, made by `make` unless it is there; an unfinished one ends in `.part`."""
-        everything = repr((self.seed, VOICES, inputs))
+    def _stage(self, name: str, make: Callable[[Path], None], modules: tuple[ModuleType, ...], *inputs: object) -> Path:
+        """The folder of a stage's result, made by `make` unless it is there; an unfinished one ends in `.part`.
+
+        `modules` are those whose code `make` runs. The service's own are left out: they compute what moshi does.
+        """
+        everything = repr((self.seed, VOICES, inputs, [inspect.getsource(code) for code in (make, *modules)]))
         folder = self.work / f"{name}-{hashlib.sha256(everything.encode()).hexdigest()[:12]}"
         if folder.exists():
             print(f"{name}: {folder} is complete", flush=True)

@@ -12,6 +12,7 @@ import soxr
 from numpy.typing import NDArray
 
 from tools.demo_model import recipe
+from tools.demo_model.files import save_array
 from tools.espeak import RATE_HZ, SpeechError, Synthesizer
 
 TELEPHONE_HZ = 8_000
@@ -56,8 +57,8 @@ class Utterances:
         return cls(np.concatenate([one.samples for one in said]), facts)
 
     def save(self, folder: Path) -> None:
-        """Write into an existing folder."""
-        np.save(folder / "audio.npy", self.audio)
+        """Write into an existing folder. Raises OSError."""
+        save_array(folder / "audio.npy", self.audio)
         (folder / "utterances.json").write_text(json.dumps(self.facts), encoding="utf-8")
 
     @classmethod

@@ -1,8 +1,6 @@
 """The loop that every trained stage shares: it can be interrupted, shows how far it is, and stops at the first NaN."""
 
-import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 from moshi.utils.compile import no_compile
 from torch import Tensor, nn
 
+from tools.demo_model.files import save
 from tools.demo_model.progress import Progress
 
 WARM_UP_STEPS = 60
@@ -74,15 +73,6 @@ def train(
                 save(saved, {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1})
                 saved_at = time.monotonic()
     module.cpu().eval()
-
-
-def save(path: Path, state: object) -> None:
-    """Write a torch file so that an interruption leaves either the old one or the new one. Raises OSError."""
-    data = io.BytesIO()  # torch does not tell a full disk as such
-    torch.save(state, data)
-    part = path.with_suffix(".part")
-    part.write_bytes(data.getbuffer())
-    os.replace(part, path)
 
 
 def _schedule(step: int, steps: int) -> float:
