@@ -28,8 +28,8 @@ def configure(file: Path, changes: dict[str, Any]) -> None:
 
 def test_the_parts_of_the_demo_model():
     parts = read_parts(str(DEMO))
-    assert (parts.delay_frames, parts.silence_prefix_frames, len(parts.pieces)) == (6, 0, 36)
-    assert parts.language_model_shapes["text_linear.weight"] == [36, 128]
+    assert (parts.delay_frames, parts.silence_prefix_frames, len(parts.pieces)) == (6, 0, 46)
+    assert parts.language_model_shapes["text_linear.weight"] == [46, 128]
     assert parts.codec_path == DEMO / "mimi.safetensors"
 
 

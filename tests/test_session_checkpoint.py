@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from serve_app.session.vault import Checkpoint, Saved, Vault
 from serve_app.settings import SessionSettings
 from serve_app.speech import FRAME_SAMPLES, ModelInfo
 from serve_app.telemetry import IngressMetrics
-from serve_app.transcript import Vocabulary
+from serve_app.transcript import Vocabulary, Word
 from tests.support import DirectEngines, served
 
 CHUNK = 2_000
@@ -117,7 +118,17 @@ async def test_killed_again_and_again_the_events_are_those_of_an_undisturbed_ses
         await run_for(client, session, None)
     await session.close()
     assert isinstance(client.heard[-1], Done)
-    assert client.heard == undisturbed.heard
+    assert without_confidence(client.heard) == without_confidence(undisturbed.heard)
+    # A prefill computes what single steps have computed, but for the last bits.
+    np.testing.assert_allclose(confidences(client.heard), confidences(undisturbed.heard), atol=1e-4)
+
+
+def without_confidence(events: list[Event]) -> list[Event]:
+    return [replace(event, confidence=0.0) if isinstance(event, Word) else event for event in events]
+
+
+def confidences(events: list[Event]) -> list[float]:
+    return [event.confidence for event in events if isinstance(event, Word)]
 
 
 async def test_events_that_are_gone_cannot_be_resumed_from(engines, clip):
