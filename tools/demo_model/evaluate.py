@@ -346,7 +346,7 @@ def evaluate(checkpoint: Checkpoint, chosen: Recipe, seed: int) -> Results:
             (
                 ("supported voices", synthesis.supported_speaker, chosen.test_words, False),
                 ("unseen voices", synthesis.unseen_speaker, chosen.test_words, False),
-                ("without commas", synthesis.supported_speaker, chosen.test_words // 2, True),
+                ("without commas", synthesis.supported_speaker, chosen.test_words, True),
             )
         )
     ]
@@ -354,7 +354,7 @@ def evaluate(checkpoint: Checkpoint, chosen: Recipe, seed: int) -> Results:
     invented = {
         name: sum(len(one.words) for one in listen(checkpoint, streams, name)) for name, streams in wordless.items()
     }
-    cut = cut_in(seed + 4, synthesis.supported_speaker, vocabulary, max(1, chosen.test_words // 10))
+    cut = cut_in(seed + 4, synthesis.supported_speaker, vocabulary, max(1, chosen.test_words // 3))
     long = _long(seed + 10, chosen, vocabulary)
     heard_long = listen(checkpoint, long, "long streams")
     silent = after_silence(seed + 5, vocabulary, min(60.0, chosen.long_minutes * 60))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from serve_app.speech import FRAME_SECONDS
 from tools.demo_model import recipe
 from tools.demo_model.evaluate import Results, Score
+from tools.demo_model.language import PAUSE_FRAMES
 
 mpl.use("Agg")  # draws without a display
 from matplotlib import pyplot as plt
@@ -94,8 +95,8 @@ def _goals(results: Results) -> list[tuple[str, str, str, bool]]:
     return [
         ("word error rate, supported voices", "3 %", _percent(supported.wer), supported.wer <= 0.03),
         ("word error rate, voices never trained on", "8 %", _percent(unseen.wer), unseen.wer <= 0.08),
-        (f"words whose start is off by more than {START_S} s", "5 %", _percent(late_start), late_start <= 0.05),
-        (f"words written later than {WRITTEN_S} s", "5 %", _percent(late_word), late_word <= 0.05),
+        (f"words heard right, start off by more than {START_S} s", "5 %", _percent(late_start), late_start <= 0.05),
+        (f"words heard right and written later than {WRITTEN_S} s", "5 %", _percent(late_word), late_word <= 0.05),
         ("ends of turns missed", "2 %", _percent(missed), missed <= 0.02),
         ("utterances in which a turn ends", "2 %", _percent(false), false <= 0.02),
         ("pause head after a minute of silence", "not below 0.6", f"{silent:.2f}", silent > 0.6),
@@ -182,8 +183,9 @@ def _draw_times(supported: Score, path: Path) -> None:
 
 def _draw_pauses(curve: NDArray[np.float32], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
-    for head, (column, seconds) in enumerate(zip(curve.T, (0.5, 1, 2, 3), strict=False)):
-        axes.plot(np.arange(len(column)) * FRAME_SECONDS, column, label=f"head {head}: a pause of {seconds} s")
+    for head, (column, frames) in enumerate(zip(curve.T, PAUSE_FRAMES, strict=False)):
+        label = f"head {head}: a pause of {frames * FRAME_SECONDS:.2f} s"
+        axes.plot(np.arange(len(column)) * FRAME_SECONDS, column, label=label)
     axes.axhline(0.6, color="tab:red", linewidth=1)
     axes.set(xlabel="after the end of the last word, s", ylabel="probability (median)")
     axes.legend(fontsize=8)
