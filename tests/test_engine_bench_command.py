@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from loadtest.engine import cold_start, report
+from loadtest import results
+from loadtest.engine import cold_start
 from loadtest.engine.__main__ import app
 from loadtest.engine.models import DTYPES, source_of
 from loadtest.engine.published import LANGUAGE_MODELS, MIMI
@@ -17,7 +18,7 @@ QUICK = ("--random-weights", "--seconds", "0.4", "--no-search", "--threads", "1"
 
 
 def test_json_has_what_scripts_read_and_the_plot_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
     command = [*QUICK, "--streams", "2,1", "--json", "--plot", str(tmp_path / "steps.svg"), "--save"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
@@ -40,7 +41,7 @@ def test_json_has_what_scripts_read_and_the_plot_is_drawn(tmp_path: Path, monkey
     }
     assert (tmp_path / "steps.svg").stat().st_size > 1000
     [saved] = tmp_path.glob("*.json")
-    assert json.loads(saved.read_text()) == result
+    assert results.load(saved).numbers == result
 
 
 def test_the_table_has_a_line_for_each_load() -> None:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from loadtest import results
 from loadtest.engine import cold_start, report
 from loadtest.engine.loads import DEFAULT_MAX_WAIT_S
 from loadtest.engine.measuring import AGES, Effort
@@ -82,13 +83,15 @@ def main(
         Console(stderr=True, highlight=False).print(str(error), markup=False, soft_wrap=True)
         raise typer.Exit(FAILED) from None
     result.model = f"{model} (random weights)" if random_weights else model
-    result.command = shlex.join(["python", "-m", "loadtest.engine", *sys.argv[1:]])
+    arguments = ["-m", "loadtest.engine", *sys.argv[1:]]
+    result.command = shlex.join(["python", *arguments])
     result.started_at = datetime.now(UTC).isoformat(timespec="seconds")
     fields = result.as_fields()
     if plot:
         draw(result, plot)
     if save:
-        print(f"saved: {report.save(fields, report.RESULTS)}", file=sys.stderr)
+        file = results.save(report.name_of(fields), "python", arguments, fields, results.FOLDER)
+        print(f"saved: {file}", file=sys.stderr)
     if as_json:
         print(json.dumps(fields))
     else:

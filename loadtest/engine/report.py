@@ -1,9 +1,7 @@
-"""A table for people, one JSON object for scripts, and a file for the record."""
+"""A table for people, and what a run that is kept is called."""
 
-import json
+import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,9 +9,6 @@ from rich.table import Column, Table
 
 from loadtest.engine.result import Result
 from loadtest.engine.stages import STAGES
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
-"""Where `--save` writes."""
 
 NARROWEST = 150
 """Columns of text that the table needs; a narrower terminal wraps the lines itself."""
@@ -88,11 +83,7 @@ def print_table(result: Result) -> None:
         print(f"share of the arithmetic floor reached, most streams, aligned: {fields['floor_share']:.3f}")
 
 
-def save(fields: dict[str, Any], folder: Path) -> Path:
-    """Write the result to a file of its own in `folder`; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    moment = datetime.fromisoformat(fields["started_at"])
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"{fields['model']}-{fields['device']}").lower()
-    path = folder / f"{moment:%Y%m%d-%H%M%S}-{'-'.join(filter(None, name.split('-')))}.json"
-    path.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-    return path
+def name_of(fields: dict[str, Any]) -> str:
+    """What to call a run that is kept: the same for the same model on the same device."""
+    name = f"engine-{fields['model']}-{fields['device']}".lower()
+    return "-".join(re.findall(r"[a-z0-9]+", name))
