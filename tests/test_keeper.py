@@ -1,15 +1,17 @@
 """The keeper with real sessions: what the vault has is enough, whatever happened to the vault meanwhile."""
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
+import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.session import keeper as keeper_module
 from serve_app.session import vault_copies
 from serve_app.session.keeper import Keeper, Kept, digest
 from serve_app.session.session import Session
-from serve_app.session.vault import Vault
+from serve_app.session.vault import Vault, VaultClient
 from serve_app.session.vault_copies import VaultCopies
 from serve_app.settings import SessionSettings
 from serve_app.telemetry import IngressMetrics
@@ -34,15 +36,30 @@ async def taken(keeper: Keeper, kept: Kept, sessions: int = 1) -> int:
     return len(b"".join(saved.records[0]))
 
 
-async def test_a_vault_that_lost_everything_gets_it_again(engines, clip, monkeypatch):
-    monkeypatch.setattr(keeper_module, "SAVE_SECONDS", 0.05)
-    metrics = IngressMetrics(CollectorRegistry())
-    vault, ended = LocalVault(60), []
-    keeper = Keeper(vault, metrics, on_taken=ended.append)
+@pytest.fixture
+def metrics() -> IngressMetrics:
+    return IngressMetrics(CollectorRegistry())
+
+
+async def keeping(
+    engines: DirectEngines,
+    metrics: IngressMetrics,
+    vault: VaultClient,
+    on_taken: Callable[[Kept], None] = lambda _: None,
+) -> tuple[Keeper, Session, Kept]:
+    """A keeper that has not started, and the open session that it keeps in `vault`."""
+    keeper = Keeper(vault, metrics, on_taken=on_taken)
     session = new_session(engines, metrics)
     await session.open()
     kept = Kept(session, "credential")
     keeper.add(kept)
+    return keeper, session, kept
+
+
+async def test_a_vault_that_lost_everything_gets_it_again(engines, clip, metrics, monkeypatch):
+    monkeypatch.setattr(keeper_module, "SAVE_SECONDS", 0.05)
+    vault, ended = LocalVault(60), []
+    keeper, session, kept = await keeping(engines, metrics, vault, ended.append)
     keeper.start()
     await speak(session, clip.samples[:40_000])
     await asyncio.sleep(0.4)
@@ -57,8 +74,7 @@ async def test_a_vault_that_lost_everything_gets_it_again(engines, clip, monkeyp
     await session.close()
 
 
-async def test_a_session_that_cannot_be_saved_costs_no_other_its_checkpoint(engines, clip, monkeypatch):
-    metrics = IngressMetrics(CollectorRegistry())
+async def test_a_session_that_cannot_be_saved_costs_no_other_its_checkpoint(engines, clip, metrics, monkeypatch):
     keeper = Keeper(LocalVault(60), metrics, on_taken=lambda _: None)
     sessions = [new_session(engines, metrics) for _ in range(2)]
     all_kept = [Kept(session, "credential") for session in sessions]
@@ -76,15 +92,10 @@ async def test_a_session_that_cannot_be_saved_costs_no_other_its_checkpoint(engi
         await session.close()
 
 
-async def test_what_is_over_is_forgotten_even_if_the_vault_was_away(engines, clip, monkeypatch):
+async def test_what_is_over_is_forgotten_even_if_the_vault_was_away(engines, clip, metrics, monkeypatch):
     monkeypatch.setattr(keeper_module, "SAVE_SECONDS", 0.05)
-    metrics = IngressMetrics(CollectorRegistry())
     vault = LocalVault(60)
-    keeper = Keeper(vault, metrics, on_taken=lambda _: None)
-    session = new_session(engines, metrics)
-    await session.open()
-    kept = Kept(session, "credential")
-    keeper.add(kept)
+    keeper, session, kept = await keeping(engines, metrics, vault)
     keeper.start()
     await speak(session, clip.samples[:30_000])
     await asyncio.sleep(0.3)
@@ -99,17 +110,12 @@ async def test_what_is_over_is_forgotten_even_if_the_vault_was_away(engines, cli
     await session.close()
 
 
-async def test_a_vault_without_room_costs_the_other_one_nothing(engines, clip, monkeypatch):
+async def test_a_vault_without_room_costs_the_other_one_nothing(engines, clip, metrics, monkeypatch):
     monkeypatch.setattr(keeper_module, "LAST_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(keeper_module, "SAVE_SECONDS", 0.05)
     monkeypatch.setattr(keeper_module, "RENEWAL_SECONDS", 3600.0)
-    metrics = IngressMetrics(CollectorRegistry())
     good, full = LocalVault(60), LocalVault(60, capacity_bytes=1)
-    keeper = Keeper(VaultCopies([good, full]), metrics, on_taken=lambda _: None)
-    session = new_session(engines, metrics)
-    await session.open()
-    kept = Kept(session, "credential")
-    keeper.add(kept)
+    keeper, session, kept = await keeping(engines, metrics, VaultCopies([good, full]))
     keeper.start()
     for spoken in range(1, 4):
         await speak(session, clip.samples[(spoken - 1) * 24_000 : spoken * 24_000])
@@ -123,14 +129,9 @@ async def test_a_vault_without_room_costs_the_other_one_nothing(engines, clip, m
     assert len(b"".join(saved.records[0])) > 0
 
 
-async def test_a_vault_that_comes_back_empty_has_everything_again_though_nothing_is_new(engines, clip):
-    metrics = IngressMetrics(CollectorRegistry())
+async def test_a_vault_that_comes_back_empty_has_everything_again_though_nothing_is_new(engines, clip, metrics):
     good, emptied = LocalVault(60), LocalVault(60)
-    keeper = Keeper(VaultCopies([good, emptied]), metrics, on_taken=lambda _: None)
-    session = new_session(engines, metrics)
-    await session.open()
-    kept = Kept(session, "credential")
-    keeper.add(kept)
+    keeper, session, kept = await keeping(engines, metrics, VaultCopies([good, emptied]))
     await speak(session, clip.samples[:40_000])
     keeper.start()
     async with asyncio.timeout(30):
@@ -143,15 +144,10 @@ async def test_a_vault_that_comes_back_empty_has_everything_again_though_nothing
     await session.close()
 
 
-async def test_an_ingress_without_sessions_still_tells_a_vault_that_was_silent(engines, clip, monkeypatch):
+async def test_an_ingress_without_sessions_still_tells_a_vault_that_was_silent(engines, clip, metrics, monkeypatch):
     monkeypatch.setattr(vault_copies, "REST_SECONDS", 0.0)
-    metrics = IngressMetrics(CollectorRegistry())
     good, silent = LocalVault(60), LocalVault(60)
-    keeper = Keeper(VaultCopies([good, silent]), metrics, on_taken=lambda _: None)
-    session = new_session(engines, metrics)
-    await session.open()
-    kept = Kept(session, "credential")
-    keeper.add(kept)
+    keeper, session, kept = await keeping(engines, metrics, VaultCopies([good, silent]))
     keeper.start()
     async with asyncio.timeout(30):
         while not kept.was_offered:

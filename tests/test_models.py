@@ -171,50 +171,54 @@ async def test_it_is_ready_as_long_as_one_model_has_engines_and_names_those_that
             assert status["ready"] == (await http.get("/")).json()["ready"] == ready
 
 
-async def test_one_key_gets_no_more_than_its_share_by_asking_twice_at_once(demo_model, other_model):
-    key = {"Authorization": "Bearer greedy"}
-    to_second = {"type": "transcription", "audio": {"input": {"transcription": {"model": "second"}}}}
+@pytest.fixture
+async def halved(demo_model, other_model):
+    """A service of which one key may hold half: four sessions of the first model, one of the second."""
     async with (
         running_engines(demo_model) as first,
         running_engines(other_model) as second,
         serving(
             first, LocalVault(60), [second], models=FURTHER, engine={"slots": 8}, ingress={"key_share": 0.5}
-        ) as service,
-        websockets.connect(service.at("/v1/realtime"), additional_headers=key) as one,
-        websockets.connect(service.at("/v1/realtime"), additional_headers=key) as two,
+        ) as running,
+    ):
+        running.second = second
+        yield running
+
+
+GREEDY = {"Authorization": "Bearer greedy"}
+TO_SECOND = {"type": "transcription", "audio": {"input": {"transcription": {"model": "second"}}}}
+
+
+async def test_one_key_gets_no_more_than_its_share_by_asking_twice_at_once(halved):
+    async with (
+        websockets.connect(halved.at("/v1/realtime"), additional_headers=GREEDY) as one,
+        websockets.connect(halved.at("/v1/realtime"), additional_headers=GREEDY) as two,
         asyncio.timeout(60),
     ):
-        second.sleep()
+        halved.second.sleep()
         answers = set()
         for connection in (one, two):
             assert json.loads(await connection.recv())["type"] == "session.created"
-            await connection.send(json.dumps({"type": "session.update", "session": to_second}))
+            await connection.send(json.dumps({"type": "session.update", "session": TO_SECOND}))
             answers.add(asyncio.create_task(connection.recv()))
         (refused,), (waiting,) = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
         assert json.loads(refused.result())["error"]["code"] == "too_many_sessions"
-        second.wake()
+        halved.second.wake()
         assert json.loads(await waiting)["type"] == "session.updated"
 
 
-async def test_one_key_gets_its_share_of_each_model_whichever_way_it_asks(demo_model, other_model):
-    key = {"Authorization": "Bearer greedy"}
-    to_second = {"type": "transcription", "audio": {"input": {"transcription": {"model": "second"}}}}
+async def test_one_key_gets_its_share_of_each_model_whichever_way_it_asks(halved):
     async with (
-        running_engines(demo_model) as first,
-        running_engines(other_model) as second,
-        serving(
-            first, LocalVault(60), [second], models=FURTHER, engine={"slots": 8}, ingress={"key_share": 0.5}
-        ) as service,
-        websockets.connect(service.at("/v1/stream?model=second"), additional_headers=key) as held,
+        websockets.connect(halved.at("/v1/stream?model=second"), additional_headers=GREEDY) as held,
         asyncio.timeout(60),
     ):
         assert json.loads(await held.recv())["type"] == "ready"
-        async with websockets.connect(service.at("/v1/stream?model=second"), additional_headers=key) as more:
+        async with websockets.connect(halved.at("/v1/stream?model=second"), additional_headers=GREEDY) as more:
             assert told("/v1/stream", (await answers_until_close(more))[-1])[0] == "too_many_sessions"
-        async with websockets.connect(service.at("/v1/realtime"), additional_headers=key) as changes:
+        async with websockets.connect(halved.at("/v1/realtime"), additional_headers=GREEDY) as changes:
             assert json.loads(await changes.recv())["type"] == "session.created"
-            await changes.send(json.dumps({"type": "session.update", "session": to_second}))
+            await changes.send(json.dumps({"type": "session.update", "session": TO_SECOND}))
             assert told("/v1/realtime", (await answers_until_close(changes))[-1])[0] == "too_many_sessions"
-        assert second.slots_used() == 1
-        async with websockets.connect(service.url, additional_headers=key) as other:
+        assert halved.second.slots_used() == 1
+        async with websockets.connect(halved.url, additional_headers=GREEDY) as other:
             assert json.loads(await other.recv())["type"] == "ready"
