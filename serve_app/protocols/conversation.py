@@ -221,6 +221,7 @@ class _Connection:
                 session.resume(wishes.resume.last_number)
             else:
                 await self._open(session, wishes.wait_s)
+            seat.span.add_event("open")
             if wishes.can_resume:
                 self._registry.keep(seat)
             await self._send(self._dialect.ready(session, seat.token if self._registry.can_resume else None))

@@ -67,6 +67,7 @@ async def recognise(
         with session_context(seat.session.id):
             async for _ in model.admission.enter(seat.session.open, wait_s):
                 pass
+            seat.span.add_event("open")
             on_audio(0.0)
             async with _feeding(seat.session, audio, on_audio):
                 async for _, event in seat.session.events():

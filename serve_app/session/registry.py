@@ -194,7 +194,6 @@ class SessionRegistry:
 
     def keep(self, seat: Seat) -> None:
         """The session is open: from now on it survives this ingress."""
-        seat.span.add_event("open")
         self._keeper.add(seat)
 
     async def release(self, seat: Seat, outcome: str) -> None:
