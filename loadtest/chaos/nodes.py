@@ -13,7 +13,7 @@ from typing import BinaryIO
 import psutil
 
 from serve_app.cli import processes
-from serve_app.cli.server import StartFailed, free_port, private_ray
+from serve_app.cli.server import IN_REAL_TIME, StartFailed, free_port, private_ray
 from serve_app.settings import PROJECT_ROOT
 
 START_SECONDS = 120.0
@@ -136,9 +136,8 @@ class Nodes:
         """Start a node; `options` are asked for anew, ports and all, at each try."""
         for _ in range(STARTS):
             environment = private_ray(self._folder) | {
+                **IN_REAL_TIME,
                 "RAY_AUTH_TOKEN": self.token,
-                "RAY_SERVE_ENABLE_HA_PROXY": "1",
-                "RAY_worker_niceness": "0",
                 "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(free_port()),  # each has a proxy, and all have one address
                 "PYTHONPATH": str(PROJECT_ROOT),
             }

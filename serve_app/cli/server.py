@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, BinaryIO
 
 import httpx
@@ -244,6 +245,15 @@ def _check_free(address: Address) -> None:
         raise StartFailed(f"cannot listen on {address.host}:{address.port} ({reason}){advice}") from None
 
 
+IN_REAL_TIME = MappingProxyType(
+    {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",  # Serve's Python proxy is too slow for audio
+        "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before words
+    }
+)
+"""What every node's environment should have."""
+
+
 def private_ray(folder: Path) -> dict[str, str]:
     """The environment of a Ray of our own, apart from all others on this machine; its files lie in `folder`."""
     ports = ("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC")
@@ -265,9 +275,8 @@ def _environment(overrides: Overrides, folder: Path) -> dict[str, str]:
     """The environment for `serve run`; what the user set stays, except what `overrides` replace."""
     environment = overrides.environment()
     defaults = {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",  # Serve's Python proxy is too slow for audio
+        **IN_REAL_TIME,
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # Ray's 15 lets everything else on the machine go before words
         "STT_RUN_FOLDER": str(folder),  # tells a later start whose processes these are
     }
     if overrides.private:  # a Ray of our own, whatever else runs here
