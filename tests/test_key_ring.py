@@ -40,8 +40,9 @@ def test_the_first_good_credential_says_who(two):
 
 
 def test_a_token_stands_for_its_key_until_it_expires(two):
-    token, expires_at = two.issue("bob", 2)
-    assert abs(expires_at - time.time() - 2) <= 1
+    before = time.time()
+    token, expires_at = two.issue("bob", 60)
+    assert before + 59 <= expires_at <= time.time() + 61
     caller = two.who([token.encode()])
     assert (caller.key.name, caller.by_token) == ("bob", True)
     old, _ = two.issue("bob", -1)
