@@ -21,12 +21,11 @@ import httpx
 import psutil
 import typer
 import websockets
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtest.chaos import rude
 from loadtest.chaos.leaks import count_leaked_slots
 from loadtest.chaos.service import Service, ServiceMisbehaves, started
+from loadtest.progress import Progress
 from serve_app import client
 from serve_app.cli.failure import FAILED
 from serve_app.measuring.hearing import word_errors
@@ -140,7 +139,6 @@ async def soak(service: Service, sessions: int, minutes: float, progress: Progre
     result = Result(minutes)
     seconds = minutes * 60
     looks: dict[str, list[dict[str, int]]] = {}
-    bar = progress.add_task("churning", total=seconds)
     churning = asyncio.create_task(Churn(service.url, sessions, result).run(seconds))
     started_at = time.monotonic()
     while not churning.done():
@@ -148,10 +146,10 @@ async def soak(service: Service, sessions: int, minutes: float, progress: Progre
             await look(service, looks)
         except (httpx.HTTPError, ServiceMisbehaves) as error:
             result.problems.append(f"the service could not be looked at: {error!r}")
-        progress.update(bar, completed=min(seconds, time.monotonic() - started_at))
+        progress.tell(min(1.0, (time.monotonic() - started_at) / seconds), "churning")
         await asyncio.wait([churning], timeout=seconds / LOOKS)
     await churning
-    progress.update(bar, completed=seconds, description="looking for leaks")
+    progress.tell(1.0, "looking for leaks")
     result.growth = {process: growth(counts) for process, counts in looks.items()}
     for process, grown in result.growth.items():
         for what, more in grown.items():
@@ -176,16 +174,9 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Keep a service busy with sessions of 1 to 30 seconds, and fail if anything of it still grows after a while."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeElapsedColumn(),
-    )
     folder = Path(tempfile.mkdtemp(prefix="stt-soak-"))
     try:
-        with Progress(*columns, console=console) as progress, started(sessions, {}, folder / "log.txt") as service:
+        with Progress("starting a service") as progress, started(sessions, {}, folder / "log.txt") as service:
             result = asyncio.run(soak(service, sessions, minutes, progress))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -23,7 +23,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 # Two slow cores shared with an engine: how long an example takes to draw or to run says nothing about the code.
-hypothesis_settings.register_profile("shared-cores", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# What lands must not depend on luck, so continuous integration draws the same examples each time; people look further.
+hypothesis_settings.register_profile(
+    "shared-cores",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
 hypothesis_settings.load_profile("shared-cores")
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtest import results
 from loadtest.engine import cold_start, report
@@ -19,6 +18,7 @@ from loadtest.engine.measuring import AGES, Effort
 from loadtest.engine.models import source_of
 from loadtest.engine.plot import draw
 from loadtest.engine.runner import Plan, run
+from loadtest.progress import Progress
 from serve_app.checkpoint.files import CheckpointError
 from serve_app.cli.failure import FAILED
 from serve_app.settings import SettingsError
@@ -56,32 +56,23 @@ def main(
         raise typer.BadParameter("--device: expected a CUDA GPU for cuda, torch sees none on this machine")
     where = torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
     plan = Plan(counts, chosen_ages, Effort(seconds, most_seconds, max_wait), search, threads)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeElapsedColumn(),
-    )
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("getting the weights", total=None)
-            with source_of(model, random_weights, where, dtype) as source:
-                if cold:
-                    progress.update(task, description="starting an engine")
-                    kind = str(source.dtype).removeprefix("torch.")
-                    started = cold_start.measure(
-                        source.checkpoint, kind, source.audio_delay_frames, where.type, counts[-1]
-                    )
-                    progress.stop()
-                    cold_start.show(started, as_json)
-                    return
-                result = run(
-                    source, where, plan,
-                    lambda done, text: progress.update(task, completed=done, total=1.0, description=text),
-                )  # fmt: skip
+        with (
+            Progress("getting the weights") as progress,
+            source_of(model, random_weights, where, dtype) as source,
+        ):
+            if cold:
+                progress.tell(0.0, "starting an engine")
+                kind = str(source.dtype).removeprefix("torch.")
+                started = cold_start.measure(source.checkpoint, kind, source.audio_delay_frames, where.type, counts[-1])
+            else:
+                result = run(source, where, plan, progress.tell)
     except (CheckpointError, SettingsError, cold_start.ColdStartFailed, ValueError) as error:
         Console(stderr=True, highlight=False).print(str(error), markup=False, soft_wrap=True)
         raise typer.Exit(FAILED) from None
+    if cold:
+        cold_start.show(started, as_json)
+        return
     result.model = f"{model} (random weights)" if random_weights else model
     arguments = ["-m", "loadtest.engine", *sys.argv[1:]]
     result.command = shlex.join(["python", *arguments])
