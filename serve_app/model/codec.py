@@ -19,12 +19,16 @@ from torch import Tensor, nn
 from serve_app.model.quantizer import Quantizer
 from serve_app.model.rows import Rows
 from serve_app.model.transformer import RingTransformer
+from serve_app.speech import FRAME_SAMPLES
 
 if TYPE_CHECKING:  # needs Triton, which only a GPU does
     from serve_app.model.static_rows import StaticRows
 
 CPU_ROWS = 8
 """Rows that a CPU takes through the convolutions at once: what they compute at the audio's rate must fit its caches."""
+
+PRODUCT_COLUMNS = 64
+"""Columns from which on a matrix product keeps a processor busy."""
 
 
 class _Past(NamedTuple):
@@ -44,17 +48,24 @@ Stage = Callable[[Tensor, _Past], Tensor]
 """One part of the encoder: input [n, T, channels] -> output. Channels come last: a convolution is a matrix product."""
 
 
-class _WindowConv:
-    """A causal convolution of stride 1 as a product of copied windows: for the audio itself, whose windows are small.
+class _AudioConv:
+    """A causal convolution of stride 1 over the audio itself, as a product of copied windows.
 
-    Keeps the end of its input as left padding for the next frame.
+    Each window gives as many neighbouring outputs as make rows that are worth a product: the audio has one channel, and
+    of a small codec the outputs are few, too. Keeps the end of its input as left padding for the next frame.
     """
 
     def __init__(self, module: Any, offset: int) -> None:
         conv = module.conv.conv
-        self._window, self._tail = conv.kernel_size[0], module._padding_total
-        self._bias = conv.bias
-        self._matrix = conv.weight.flatten(1).T.contiguous()
+        kernel, channels = conv.kernel_size[0], conv.out_channels
+        most = max(1, PRODUCT_COLUMNS // channels)
+        self._outputs = max(size for size in range(1, most + 1) if FRAME_SAMPLES % size == 0)
+        self._window, self._tail = self._outputs + kernel - 1, module._padding_total
+        matrix = conv.weight.new_zeros(self._window, self._outputs, channels)
+        for output in range(self._outputs):
+            matrix[output : output + kernel, output] = conv.weight[:, 0].T
+        self._matrix = matrix.flatten(1)
+        self._bias = conv.bias.repeat(self._outputs)
         self._replicate = module.pad_mode == "replicate"
         self._start, self.stop = offset, offset + self._tail
 
@@ -64,7 +75,7 @@ class _WindowConv:
         if self._replicate and past.fresh is not None:
             audio[:, : self._tail] = torch.where(past.fresh[:, None], x[:, 0], kept)
         kept.copy_(audio[:, audio.shape[1] - self._tail :])
-        windows = audio.unfold(1, self._window, 1).reshape(-1, self._window)
+        windows = audio.unfold(1, self._window, self._outputs).reshape(-1, self._window)
         return torch.addmm(self._bias, windows, self._matrix).view(len(x), x.shape[1], -1)
 
 
@@ -176,7 +187,7 @@ class Codec:
         return x
 
     def _conv(self, module: Any) -> Stage:
-        conv = (_WindowConv if module.conv.conv.in_channels == 1 else _Conv)(module, self._width)
+        conv = (_AudioConv if module.conv.conv.in_channels == 1 else _Conv)(module, self._width)
         self._width = conv.stop
         return conv
 
