@@ -200,7 +200,7 @@ class EngineSettings(_Group):
     """GPUs Ray reserves per replica, fractions too; where missing, 1 if `gpu` is set or `device` is cuda, else 0."""
 
     torch_threads: int | None = Field(default=None, ge=1, le=1024)
-    """Threads torch uses per replica on a CPU; where missing, as many as cores the process may run on."""
+    """Most threads torch uses per replica on a CPU; where missing, as many as cores the process may run on."""
 
     model_cache_dir: str | None = None
     """Folder for downloaded checkpoints on the engine's machine; where missing, Hugging Face's own (`HF_HOME`)."""

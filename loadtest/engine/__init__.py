@@ -5,3 +5,7 @@
 
 Neither Ray nor a running service takes part. While both are measured their tokens are compared.
 """
+
+from serve_app.openmp import wait_without_spinning
+
+wait_without_spinning()  # both sides, as the service's engine does

@@ -1,7 +1,6 @@
 """The engine as a Ray Serve deployment: a thin shell that turns leases into streaming calls."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from ray import serve
 from serve_app.engine.start_times import StartTimes
 from serve_app.errors import AtCapacity
 from serve_app.link.messages import Grant, Refusal
+from serve_app.openmp import wait_without_spinning
 from serve_app.settings import Settings
 from serve_app.speech import History, ModelInfo
 from serve_app.telemetry import EngineMetrics, configure_logging, get_logger
@@ -86,9 +86,7 @@ class Engine:
 
 
 def _load(settings: Settings, name: str, metrics: EngineMetrics, times: StartTimes) -> "EngineService":
-    # A thread of a step that waits for another must not spin: the ingress and its clients want the same cores. Torch's
-    # threads read this once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_without_spinning()
     with times.stage("imports"):
         # Here, not at the top of the file: whoever builds the application needs no torch for it.
         from serve_app.engine.loading import load_model

@@ -1,6 +1,7 @@
 """The whole model: one batched step for one frame each of any subset of independent streams."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.codec import Codec
 from serve_app.model.decoder import Decoder
 from serve_app.model.rows import Rows
+from serve_app.model.step_threads import StepThreads
 from serve_app.speech import FRAME_SAMPLES, History, ModelInfo
 
 if TYPE_CHECKING:  # needs Triton, which only a GPU does
@@ -54,6 +56,7 @@ class SpeechModel:
         self._slots = slots
         self._device = checkpoint.device
         self._cards = checkpoint.card, checkpoint.text_card
+        self._threads = StepThreads()
         allocated = slots + 1 if graphs else slots  # graphs need a slot for rows that are only there to fill a step
         self._codec = Codec(checkpoint.mimi, checkpoint.info.codebooks, allocated)
         self._decoder = Decoder(checkpoint.lm, allocated, eight_bit=kv_cache_dtype == "fp8")
@@ -102,9 +105,10 @@ class SpeechModel:
         if self._graphs is not None:
             result = StepResult(*self._graphs.step(ascending, frames))
         else:
-            rows = Rows(ascending, self._device)
-            codes = self._codec.step(rows, self._upload(frames))
-            tokens, pauses, probabilities = self._decoder.step(rows, codes)
+            with self._threads.chosen(len(ascending)):
+                rows = Rows(ascending, self._device)
+                codes = self._codec.step(rows, self._upload(frames))
+                tokens, pauses, probabilities = self._decoder.step(rows, codes)
             result = StepResult(
                 tokens.to(torch.int32).cpu().numpy(),
                 codes.to(torch.int16).cpu().numpy(),
@@ -153,9 +157,11 @@ class SpeechModel:
             self._graphs.record()
             return
         widths = sorted({min(2**power, self._slots) for power in range(self._slots.bit_length() + 1)})
+        learning = self._device.type == "cpu"
         for width in widths:
-            for _ in range(2):
-                self.step(every[:width], np.zeros((width, FRAME_SAMPLES), np.float32))
+            step = partial(self.step, every[:width], np.zeros((width, FRAME_SAMPLES), np.float32))
+            step()
+            learning = learning and self._threads.learn(width, step)
         self.reset(every)
 
     def _prefill(self, slots: NDArray[np.int64], histories: Sequence[History]) -> Iterator[None]:
@@ -175,7 +181,8 @@ class SpeechModel:
         if self._graphs is not None:
             self._graphs.hear(slots, uploaded)
         else:
-            self._codec.advance(Rows(slots, self._device), uploaded)
+            with self._threads.chosen(len(slots)):
+                self._codec.advance(Rows(slots, self._device), uploaded)
 
     def _upload(self, frames: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(frames, np.float32)).to(self._device)
