@@ -64,11 +64,14 @@ async def test_after_a_storm_nothing_is_held(engines):
 
 
 async def test_what_is_held_is_seen(engines):
-    async with serving(engines) as service, websockets.connect(service.url) as connection:
-        assert json.loads(await connection.recv())["type"] == "ready"
-        now = await held(service)
-        assert (now["sessions"], now["leases"]) == (1, 1)
-        assert now["session_tasks"] >= 1
-        async with httpx.AsyncClient() as http:
-            metrics = (await http.get(f"http://127.0.0.1:{service.port}/metrics")).text
+    async with serving(engines) as service:
+        before = await held(service)
+        async with websockets.connect(service.url) as connection:
+            assert json.loads(await connection.recv())["type"] == "ready"
+            now = await held(service)
+            assert (now["sessions"], now["leases"]) == (1, 1)
+            assert now["session_tasks"] >= 1
+            assert now["sockets"] > before["sockets"]
+            async with httpx.AsyncClient() as http:
+                metrics = (await http.get(f"http://127.0.0.1:{service.port}/metrics")).text
         assert 'stt_ingress_leases{deployment="ingress",replica="ingress-1"} 1.0' in metrics
