@@ -1,6 +1,9 @@
 """What tests of several modules share: the demo model, and engines without Ray."""
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported; see serve_app/openmp.py
+
 from collections.abc import AsyncIterator
 
 import pytest
