@@ -157,11 +157,12 @@ class SpeechModel:
             self._graphs.record()
             return
         widths = sorted({min(2**power, self._slots) for power in range(self._slots.bit_length() + 1)})
-        learning = self._device.type == "cpu"
         for width in widths:
             step = partial(self.step, every[:width], np.zeros((width, FRAME_SAMPLES), np.float32))
-            step()
-            learning = learning and self._threads.learn(width, step)
+            for _ in range(2):
+                step()
+            while self._device.type == "cpu" and not self._threads.knows(width):
+                step()
         self.reset(every)
 
     def _prefill(self, slots: NDArray[np.int64], histories: Sequence[History]) -> Iterator[None]:

@@ -1,51 +1,71 @@
-"""How many threads a step on a CPU runs on.
+"""How many threads a step on a CPU runs on: one, or all where that pays.
 
-Threads that work on one short step mostly wait for one another, and on a small machine the other cores are wanted: by
-the ingress, and by everything else. So a step that one thread does quickly is done by one.
+A step is hundreds of operations, and threads wait for one another after each. With a large model that is nothing; with
+a small one two threads that sleep while they wait take twice as long as one alone (and threads that do not sleep take
+the cores from the ingress). So both are tried, and the CPU time tells: where threads share the work, and do not just
+wait, all of them together take hardly more of it than one.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-SHORT_SECONDS = 0.010
-"""A step that takes one thread no longer than this is done by one: an eighth of the 80 ms of a frame."""
+MOST_TOTAL = 1.25
+"""Times the CPU time of one thread that all threads together may take: then they pay."""
+
+TRIES = 2
+"""Steps with one thread, and as many with all, before it is known; the quickest counts."""
 
 
 class StepThreads:
-    """Learns how wide a step one thread does quickly. Torch's number of threads is everybody's: it is put back."""
+    """Learns from the steps that are run. Torch's number of threads is everybody's: it is put back after each."""
 
     def __init__(self) -> None:
-        """Wider steps run on as many threads as torch has when they run."""
-        self._rows_alone = 0
+        """Nothing is known yet."""
+        self._tried: dict[int, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+        self._alone: set[int] = set()  # kinds of steps
+        self._together_from: float = float("inf")  # kind of step: larger ones are shared even better
+
+    def knows(self, rows: int) -> bool:
+        """Whether it is known what is best for a step of so many rows."""
+        kind = _kind(rows)
+        return torch.get_num_threads() == 1 or kind in self._alone or kind >= self._together_from
 
     @contextmanager
     def chosen(self, rows: int) -> Iterator[None]:
-        """Run a step of so many rows on as many threads as it is worth."""
-        if rows > self._rows_alone:
-            yield
+        """Run a step of so many rows on as many threads as are best, or have to be tried."""
+        if self.knows(rows):
+            with _threads(1 if _kind(rows) in self._alone else None):
+                yield
             return
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        alone, together = tried = self._tried[_kind(rows)]
+        is_alone = len(alone) <= len(together)
+        with _threads(1 if is_alone else None):
+            started_at = time.process_time()  # not the clock: other programs may be busy just now
             yield
-        finally:
-            torch.set_num_threads(before)
-
-    def learn(self, rows: int, step: Callable[[], object]) -> bool:
-        """Run a step of so many rows on one thread, and say whether that is quick; call it with ever wider steps.
-
-        CPU time counts, the better of two: what else the machine does meanwhile says nothing about later.
-        """
-        known, self._rows_alone = self._rows_alone, rows
-        if min(_seconds(step), _seconds(step)) > SHORT_SECONDS:
-            self._rows_alone = known
-        return self._rows_alone == rows
+            (alone if is_alone else together).append(time.process_time() - started_at)
+        if min(map(len, tried)) < TRIES:
+            return
+        if min(together) <= MOST_TOTAL * min(alone):
+            self._together_from = min(self._together_from, _kind(rows))
+        else:
+            self._alone.add(_kind(rows))
 
 
-def _seconds(step: Callable[[], object]) -> float:
-    started_at = time.thread_time()
-    step()
-    return time.thread_time() - started_at
+def _kind(rows: int) -> int:
+    """Steps of about the same width are of one kind: up to twice as wide."""
+    return rows.bit_length()
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let torch use so many threads; without a number, as many as it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
