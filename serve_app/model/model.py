@@ -1,7 +1,6 @@
 """The whole model: one batched step for one frame each of any subset of independent streams."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -56,7 +55,7 @@ class SpeechModel:
         self._slots = slots
         self._device = checkpoint.device
         self._cards = checkpoint.card, checkpoint.text_card
-        self._threads = StepThreads()
+        self._threads = StepThreads(checkpoint.lm.transformer)
         allocated = slots + 1 if graphs else slots  # graphs need a slot for rows that are only there to fill a step
         self._codec = Codec(checkpoint.mimi, checkpoint.info.codebooks, allocated)
         self._decoder = Decoder(checkpoint.lm, allocated, eight_bit=kv_cache_dtype == "fp8")
@@ -158,11 +157,8 @@ class SpeechModel:
             return
         widths = sorted({min(2**power, self._slots) for power in range(self._slots.bit_length() + 1)})
         for width in widths:
-            step = partial(self.step, every[:width], np.zeros((width, FRAME_SAMPLES), np.float32))
             for _ in range(2):
-                step()
-            while self._device.type == "cpu" and not self._threads.knows(width):
-                step()
+                self.step(every[:width], np.zeros((width, FRAME_SAMPLES), np.float32))
         self.reset(every)
 
     def _prefill(self, slots: NDArray[np.int64], histories: Sequence[History]) -> Iterator[None]:

@@ -1,71 +1,43 @@
-"""How many threads a step on a CPU runs on: one, or all where that pays.
+"""How many threads a step on a CPU runs on: one, or all where the products are large enough to be shared.
 
-A step is hundreds of operations, and threads wait for one another after each. With a large model that is nothing; with
-a small one two threads that sleep while they wait take twice as long as one alone (and threads that do not sleep take
-the cores from the ingress). So both are tried, and the CPU time tells: where threads share the work, and do not just
-wait, all of them together take hardly more of it than one.
+A step is hundreds of operations, and threads wait for one another in most of them. With a large model that is nothing;
+with a small one two threads that sleep while they wait take twice as long as one alone (the demo model, 128 rows, two
+cores: 83 ms against 46), and threads that spin save a fifth of the time, for the cores that the ingress wants.
 """
 
-import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
-MOST_TOTAL = 1.25
-"""Times the CPU time of one thread that all threads together may take: then they pay."""
+SHARED_SECONDS = 0.0005
+"""A product that takes one thread longer is worth sharing: waking a thread and waiting for it takes a tenth of that."""
 
-TRIES = 2
-"""Steps with one thread, and as many with all, before it is known; the quickest counts."""
+MULTIPLICATIONS_PER_S = 50e9
+BYTES_PER_S = 10e9
+"""What one thread does in a second, roughly: multiplies and adds, and reads weights."""
 
 
 class StepThreads:
-    """Learns from the steps that are run. Torch's number of threads is everybody's: it is put back after each."""
+    """Chooses for one model. Torch's number of threads is everybody's: it is put back after each step."""
 
-    def __init__(self) -> None:
-        """Nothing is known yet."""
-        self._tried: dict[int, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
-        self._alone: set[int] = set()  # kinds of steps
-        self._together_from: float = float("inf")  # kind of step: larger ones are shared even better
+    def __init__(self, model: nn.Module) -> None:
+        """The largest matrix of `model` tells."""
+        largest = max(model.parameters(), key=torch.numel)
+        self._elements, self._bytes = largest.numel(), largest.nbytes
 
-    def knows(self, rows: int) -> bool:
-        """Whether it is known what is best for a step of so many rows."""
-        kind = _kind(rows)
-        return torch.get_num_threads() == 1 or kind in self._alone or kind >= self._together_from
+    def pay(self, rows: int) -> bool:
+        """Whether all threads together are quicker with so many rows than one alone."""
+        seconds = max(rows * self._elements / MULTIPLICATIONS_PER_S, self._bytes / BYTES_PER_S)
+        return seconds > SHARED_SECONDS
 
     @contextmanager
     def chosen(self, rows: int) -> Iterator[None]:
-        """Run a step of so many rows on as many threads as are best, or have to be tried."""
-        if self.knows(rows):
-            with _threads(1 if _kind(rows) in self._alone else None):
-                yield
-            return
-        alone, together = tried = self._tried[_kind(rows)]
-        is_alone = len(alone) <= len(together)
-        with _threads(1 if is_alone else None):
-            started_at = time.process_time()  # not the clock: other programs may be busy just now
+        """Run a step of so many rows on as many threads as pay."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(before if self.pay(rows) else 1)
+        try:
             yield
-            (alone if is_alone else together).append(time.process_time() - started_at)
-        if min(map(len, tried)) < TRIES:
-            return
-        if min(together) <= MOST_TOTAL * min(alone):
-            self._together_from = min(self._together_from, _kind(rows))
-        else:
-            self._alone.add(_kind(rows))
-
-
-def _kind(rows: int) -> int:
-    """Steps of about the same width are of one kind: up to twice as wide."""
-    return rows.bit_length()
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Let torch use so many threads; without a number, as many as it has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        finally:
+            torch.set_num_threads(before)

@@ -1,11 +1,10 @@
-"""Steps run on one thread where more do not pay, and torch's number of threads stays as it was."""
-
-import time
+"""Small products run on one thread, and torch's number of threads stays as it was."""
 
 import pytest
 import torch
+from torch import nn
 
-from serve_app.model.step_threads import TRIES, StepThreads
+from serve_app.model.step_threads import StepThreads
 
 
 @pytest.fixture(autouse=True)
@@ -16,48 +15,25 @@ def _three_threads():
     torch.set_num_threads(before)
 
 
-def work(seconds: float) -> None:
-    """Take CPU time."""
-    ends_at = time.process_time() + seconds
-    while time.process_time() < ends_at:
-        pass
-
-
-def step(threads: StepThreads, rows: int, alone_s: float = 0.0, together_s: float = 0.0) -> int:
-    """Run a step that takes so much CPU time; the threads that it ran on."""
+def threads_for(threads: StepThreads, rows: int) -> int:
     with threads.chosen(rows):
-        number = torch.get_num_threads()
-        work(alone_s if number == 1 else together_s)
-    return number
+        return torch.get_num_threads()
 
 
-def test_both_are_tried_and_threads_that_only_wait_for_one_another_are_left_out():
-    threads = StepThreads()
-    tried = [step(threads, 4, 0.01, 0.03) for _ in range(2 * TRIES)]
-    assert sorted(tried) == [1] * TRIES + [3] * TRIES
-    assert threads.knows(7)
-    assert not threads.knows(8)
-    assert [step(threads, rows) for rows in (4, 5, 7)] == [1, 1, 1]
+def test_a_small_model_runs_on_one_thread_until_its_steps_are_wide():
+    threads = StepThreads(nn.Sequential(nn.Linear(128, 704), nn.Linear(352, 128)))
+    assert [threads_for(threads, rows) for rows in (1, 32, 128, 4096)] == [1, 1, 1, 3]
+    assert torch.get_num_threads() == 3
 
 
-def test_threads_that_share_the_work_get_it_and_all_wider_steps():
-    threads = StepThreads()
-    while not threads.knows(1):
-        step(threads, 1, 0.005, 0.03)
-    while not threads.knows(8):
-        step(threads, 8, 0.03, 0.03)
-    assert [step(threads, rows) for rows in (1, 8, 9, 1000)] == [1, 3, 3, 3]
+def test_a_large_model_runs_on_all_of_them():
+    with torch.device("meta"):
+        threads = StepThreads(nn.Linear(2048, 11264, dtype=torch.bfloat16))
+    assert [threads_for(threads, rows) for rows in (1, 8)] == [3, 3]
 
 
-def test_one_thread_has_nothing_to_choose():
-    torch.set_num_threads(1)
-    assert StepThreads().knows(5)
-
-
-def test_a_step_that_fails_teaches_nothing_and_leaves_the_threads_as_they_were():
-    threads = StepThreads()
-    for _ in range(2 * TRIES):
-        with pytest.raises(RuntimeError, match="broken"), threads.chosen(1):
-            raise RuntimeError("broken")
-    assert not threads.knows(1)
+def test_a_step_that_fails_leaves_the_threads_as_they_were():
+    threads = StepThreads(nn.Linear(4, 4))
+    with pytest.raises(RuntimeError, match="broken"), threads.chosen(1):
+        raise RuntimeError("broken")
     assert torch.get_num_threads() == 3
