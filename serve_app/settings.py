@@ -316,7 +316,7 @@ class LinkSettings(_Group):
     port: int = Field(default=0, ge=0, le=65_535)
     """Port the engine listens on; 0 takes any free port (needed for several replicas on a node)."""
 
-    coalesce_seconds: float = Field(default=0.004, ge=0, le=0.08)
+    coalesce_seconds: float = Field(default=0.002, ge=0, le=0.08)
     """How long messages are collected before one write sends them all."""
 
     heartbeat_seconds: float = Field(default=1.0, gt=0)

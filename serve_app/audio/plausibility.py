@@ -19,7 +19,7 @@ WINDOW_BYTES = 16_384
 SUSPICIONS = 3
 """So many windows in a row must look wrong in the same way."""
 
-MAX_WINDOWS = 20
+MAX_WINDOWS = 8
 """So many windows with a signal in them are looked at; a declaration that was right so long stays right."""
 
 _SMOOTH = 0.35

@@ -18,7 +18,7 @@ _log = get_logger(__name__)
 SAVE_SECONDS = 1.0
 """Age at which a session's checkpoint is renewed. A client sends again what came after it: its buffer holds 30 s."""
 
-ROUND_SECONDS = 0.1
+ROUND_SECONDS = 0.25
 """Time between two looks for sessions to save; each round saves those that are due, so the work is spread."""
 
 LAST_SAVE_SECONDS = 4.0
