@@ -75,6 +75,19 @@ def test_a_lost_replica_is_avoided_but_not_full():
     assert not replicas.are_full(60.0)
 
 
+def test_a_slot_given_back_does_not_bring_a_lost_replica_back():
+    clock = Clock()
+    replicas = EngineReplicas(clock)
+    replicas.update({"a"})
+    replicas.note_refusal("a")
+    clock.now += 1.0
+    replicas.note_lost("a")
+    replicas.note_room("a")
+    assert replicas.avoided_at("a") == clock.now
+    clock.now += AVOID_SECONDS
+    assert replicas.avoided_at("a") is None
+
+
 def test_how_many_there_are_and_when_the_latest_came():
     replicas = EngineReplicas()
     assert (len(replicas), replicas.grown_at) == (0, -math.inf)

@@ -15,6 +15,7 @@ from serve_app.ingress.replicas import EngineReplicas
 from serve_app.ingress.serve_engines import ServeEngines
 from serve_app.link.client import LinkClient
 from serve_app.link.messages import Grant, Refusal
+from serve_app.link.server import LinkServer
 from serve_app.settings import AutoscalingSettings, LinkSettings
 from serve_app.speech import ModelInfo
 
@@ -249,6 +250,7 @@ async def test_a_slot_of_an_engine_that_was_stopped_meanwhile_is_not_taken(repli
         """To an engine that Serve stops while a stream is handed over."""
 
         name = "any"
+        is_open = True
         detached: ClassVar[list[int]] = []
 
         async def attach(self, grant: Grant, _: object) -> None:
@@ -281,6 +283,33 @@ async def test_it_is_full_when_all_have_refused_until_a_slot_is_given_back_or_mo
     assert not growing.is_full
     replicas.note_room("a")
     assert not engines.is_full
+
+
+async def test_a_slot_that_is_left_is_room_as_long_as_its_engine_is_there(replicas, monkeypatch):
+    class Granting(Handle):
+        """Serve's handle of a replica with a link."""
+
+        async def __anext__(self) -> Grant:
+            return Grant("a", "127.0.0.1", port, self.calls, server.grant(self.calls))
+
+    monkeypatch.setattr(serve_engines, "KNOWN_FULL_SECONDS", 600.0)
+    server = LinkServer(LinkSettings(), on_frames=lambda *_: True, on_detached=lambda _: None, load=dict)
+    port = await server.start("127.0.0.1", 0)
+    replicas.update({"a", "b"})
+    engines = ServeEngines(Granting(), LinkSettings(), 60.0)
+    async with asyncio.timeout(60):
+        left, lost = [await engines.open("id", Nobody()) for _ in range(2)]
+        for room, stream in ((True, left), (False, lost)):
+            replicas.note_refusal("a")
+            replicas.note_refusal("b")
+            assert engines.is_full
+            if not room:
+                await server.stop()
+                while engines.loads():
+                    await asyncio.sleep(0.01)
+            stream.close()
+            assert engines.is_full != room
+        await engines.stop()
 
 
 async def test_who_leaves_an_engine_that_is_stopped_does_not_hold_it_up(replicas):

@@ -309,7 +309,8 @@ class LeasedStream:
         self._held.discard(self)
         self._link.detach(self._stream)
         _cancel(self._lease)
-        self._replicas.note_room(self._link.name)
+        if self._link.is_open:
+            self._replicas.note_room(self._link.name)
 
 
 def _cancel(lease: Any) -> None:
