@@ -26,6 +26,7 @@ class EngineReplicas:
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self._grown_at = -math.inf
+        # Both of these names only: what is said of others comes too late.
         self._full_at: dict[str, float] = {}  # when it refused
         self._lost_at: dict[str, float] = {}  # when it did not answer
         self._room_at = -math.inf  # when a slot was given back, on whichever of them
@@ -74,18 +75,21 @@ class EngineReplicas:
     def note_refusal(self, name: str) -> None:
         """The replica has no room."""
         with self._lock:
-            self._full_at[name] = self._clock()
+            if name in self._names:
+                self._full_at[name] = self._clock()
 
     def note_lost(self, name: str) -> None:
         """The replica does not answer any more, though Serve may still offer it."""
         with self._lock:
-            self._lost_at[name] = self._clock()
+            if name in self._names:
+                self._lost_at[name] = self._clock()
 
     def note_room(self, name: str) -> None:
         """The replica has been given a slot back."""
         with self._lock:
-            self._full_at.pop(name, None)
-            self._room_at = self._clock()
+            if name in self._names:
+                self._full_at.pop(name, None)
+                self._room_at = self._clock()
 
     def avoided_at(self, name: str) -> float | None:
         """When the replica had no room, or was lost; None unless that was a moment ago."""
