@@ -217,8 +217,13 @@ async def test_one_key_gets_its_share_of_each_model_whichever_way_it_asks(halved
             assert told("/v1/stream", (await answers_until_close(more))[-1])[0] == "too_many_sessions"
         async with websockets.connect(halved.at("/v1/realtime"), additional_headers=GREEDY) as changes:
             assert json.loads(await changes.recv())["type"] == "session.created"
-            await changes.send(json.dumps({"type": "session.update", "session": TO_SECOND}))
-            assert told("/v1/realtime", (await answers_until_close(changes))[-1])[0] == "too_many_sessions"
+            await changes.send(json.dumps({"type": "session.update", "event_id": "mine", "session": TO_SECOND}))
+            error = json.loads(await changes.recv())["error"]
+            assert (error["type"], error["code"], error["event_id"]) == ("rate_limit_error", "too_many_sessions", "mine")
+            await changes.send(json.dumps({"type": "session.update", "session": {"type": "transcription"}}))
+            updated = json.loads(await changes.recv())  # it goes on as it was
+            assert updated["session"]["audio"]["input"]["transcription"]["model"] == "demo"
+            assert used(halved) == (1, 1)
         assert halved.second.slots_used() == 1
         async with websockets.connect(halved.url, additional_headers=GREEDY) as other:
             assert json.loads(await other.recv())["type"] == "ready"
