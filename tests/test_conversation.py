@@ -103,6 +103,49 @@ async def test_a_realtime_session_waits_for_the_first_engine_of_the_model_that_i
         assert sleeper.second.slots_used() == 1
 
 
+async def test_who_waits_for_the_first_engine_is_a_session_and_told_when_the_ingress_is_stopped(sleeper, clip):
+    sessions, form = sleeper.ingress.sessions, {"file": clip.path.read_bytes()}
+    async with (
+        websockets.connect(sleeper.at("/v1/stream?model=second&resumable=true")) as movable,
+        websockets.connect(sleeper.at("/v1/stream?model=second")) as plain,
+        httpx.AsyncClient(base_url=sleeper.http, timeout=100) as http,
+        asyncio.timeout(100),
+    ):
+        asking = asyncio.create_task(http.post("/v1/audio/transcriptions", files=form, data={"model": "second"}))
+        while len(sessions) < 3:
+            await asyncio.sleep(0.01)
+        assert sessions.standings() == {("second", "opening"): 3}
+        sessions.close()
+        sessions.move_out(everyone=False)
+        await movable.wait_closed()
+        assert (movable.close_code, movable.close_reason[:10]) == (1012, "restarting")
+        assert (len(sessions), plain.close_code) == (2, None)
+        sessions.move_out(everyone=True)
+        assert json.loads(await plain.recv())["code"] == "restarting"
+        await plain.wait_closed()
+        assert plain.close_code == 1012
+        answer = await asking
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "restarting")
+    await sleeper.wait_until_empty()
+    assert sleeper.outcomes("restarting") == 2  # an upload does not go on anywhere
+
+
+async def test_who_waits_for_the_first_engine_in_vain_is_told(sleeper, monkeypatch):
+    async def wait_in_vain() -> None:
+        pass
+
+    monkeypatch.setattr(sleeper.second, "wait_until_known", wait_in_vain)
+    async with websockets.connect(sleeper.at("/v1/stream?model=second")) as connection, asyncio.timeout(60):
+        assert json.loads(await connection.recv())["code"] == "not_ready"
+        await connection.wait_closed()
+        assert connection.close_code == 1013
+    await sleeper.wait_until_empty()
+    refusals = next(iter(sleeper.metrics.refusals_total.collect())).samples
+    assert [(s.labels["reason"], s.value) for s in refusals if s.name.endswith("_total") and s.value] == [
+        ("not_ready", 1)
+    ]
+
+
 async def test_who_leaves_before_any_engine_is_there_is_noticed(sleeper):
     messages = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1001}])
 

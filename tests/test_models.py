@@ -207,6 +207,20 @@ async def test_one_key_gets_no_more_than_its_share_by_asking_twice_at_once(halve
         assert json.loads(await waiting)["type"] == "session.updated"
 
 
+async def test_one_key_gets_no_more_than_its_share_of_a_model_that_has_no_engine_yet(halved):
+    halved.second.sleep()
+    async with (
+        asyncio.timeout(60),
+        websockets.connect(halved.at("/v1/stream?model=second"), additional_headers=GREEDY) as held,
+    ):
+        while not len(halved.ingress.sessions):
+            await asyncio.sleep(0.01)
+        async with websockets.connect(halved.at("/v1/stream?model=second"), additional_headers=GREEDY) as more:
+            assert told("/v1/stream", (await answers_until_close(more))[-1])[0] == "too_many_sessions"
+        halved.second.wake()
+        assert json.loads(await held.recv())["type"] == "ready"
+
+
 async def test_one_key_gets_its_share_of_each_model_whichever_way_it_asks(halved):
     async with (
         websockets.connect(halved.at("/v1/stream?model=second"), additional_headers=GREEDY) as held,
@@ -217,8 +231,17 @@ async def test_one_key_gets_its_share_of_each_model_whichever_way_it_asks(halved
             assert told("/v1/stream", (await answers_until_close(more))[-1])[0] == "too_many_sessions"
         async with websockets.connect(halved.at("/v1/realtime"), additional_headers=GREEDY) as changes:
             assert json.loads(await changes.recv())["type"] == "session.created"
-            await changes.send(json.dumps({"type": "session.update", "session": TO_SECOND}))
-            assert told("/v1/realtime", (await answers_until_close(changes))[-1])[0] == "too_many_sessions"
+            await changes.send(json.dumps({"type": "session.update", "event_id": "mine", "session": TO_SECOND}))
+            error = json.loads(await changes.recv())["error"]
+            assert (error["type"], error["code"], error["event_id"]) == (
+                "rate_limit_error",
+                "too_many_sessions",
+                "mine",
+            )
+            await changes.send(json.dumps({"type": "session.update", "session": {"type": "transcription"}}))
+            updated = json.loads(await changes.recv())  # it goes on as it was
+            assert updated["session"]["audio"]["input"]["transcription"]["model"] == "demo"
+            assert used(halved) == (1, 1)
         assert halved.second.slots_used() == 1
         async with websockets.connect(halved.url, additional_headers=GREEDY) as other:
             assert json.loads(await other.recv())["type"] == "ready"

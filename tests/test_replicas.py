@@ -75,6 +75,35 @@ def test_a_lost_replica_is_avoided_but_not_full():
     assert not replicas.are_full(60.0)
 
 
+def test_a_slot_given_back_does_not_bring_a_lost_replica_back():
+    clock = Clock()
+    replicas = EngineReplicas(clock)
+    replicas.update({"a"})
+    replicas.note_refusal("a")
+    clock.now += 1.0
+    replicas.note_lost("a")
+    replicas.note_room("a")
+    assert replicas.avoided_at("a") == clock.now
+    clock.now += AVOID_SECONDS
+    assert replicas.avoided_at("a") is None
+
+
+def test_nothing_is_kept_of_replicas_that_are_gone_nor_of_what_is_said_of_them_later():
+    clock = Clock()
+    replicas = EngineReplicas(clock)
+    replicas.update({"a", "b"})
+    replicas.note_refusal("a")
+    replicas.update({"b"})
+    replicas.note_refusal("b")
+    clock.now += 0.1
+    for note in (replicas.note_refusal, replicas.note_lost, replicas.note_room):
+        note("a")
+    assert replicas.avoided_at("a") is None
+    assert replicas.are_full(1.0)  # the room was on one that takes nobody
+    replicas.update({"a", "b"})
+    assert replicas.avoided_at("a") is None
+
+
 def test_how_many_there_are_and_when_the_latest_came():
     replicas = EngineReplicas()
     assert (len(replicas), replicas.grown_at) == (0, -math.inf)

@@ -8,12 +8,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from serve_app.errors import AtCapacity, ModelNotReady
+from serve_app.errors import AtCapacity, ModelNotReady, SpeechError
 from serve_app.ingress import serve_engines
 from serve_app.ingress.placement import Placement
 from serve_app.ingress.replicas import EngineReplicas
 from serve_app.ingress.serve_engines import ServeEngines
+from serve_app.link.client import LinkClient
 from serve_app.link.messages import Grant, Refusal
+from serve_app.link.server import LinkServer
 from serve_app.settings import AutoscalingSettings, LinkSettings
 from serve_app.speech import ModelInfo
 
@@ -90,6 +92,9 @@ class Silent(Offering):
 
     port = 0
 
+    def options(self, **_: object) -> Starting:
+        return Starting()
+
     async def __anext__(self) -> Grant:
         return Grant(self.asked[-1], "127.0.0.1", self.port, 1, b"")
 
@@ -103,6 +108,9 @@ class FullHouse(Offering):
 
 class Nobody:
     """Never gets a stream to listen to."""
+
+    def on_lost(self, error: SpeechError) -> None:
+        pass
 
 
 @pytest.fixture
@@ -185,6 +193,52 @@ async def test_an_engine_that_is_silent_on_its_link_is_passed_by_for_a_while(rep
         await engines.stop()
 
 
+async def test_there_is_one_link_to_an_engine_though_its_old_one_is_lost_while_a_new_one_is_made(replicas, monkeypatch):
+    may_connect, peers, connects = asyncio.Event(), [], 0
+    connect = LinkClient.connect
+
+    async def connect_slowly(*args, **options) -> LinkClient:
+        nonlocal connects
+        connects += 1
+        if connects > 1:
+            await may_connect.wait()
+        return await connect(*args, **options)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.append(writer)
+        await reader.read()
+        writer.close()
+
+    monkeypatch.setattr(LinkClient, "connect", connect_slowly)
+    monkeypatch.setattr(serve_engines, "PROBE_SECONDS", 0.01)
+    replicas.update({"a"})
+    handle = Silent(["a"], replicas)
+    engines = ServeEngines(handle, LinkSettings(), 60.0)
+    async with asyncio.timeout(60), await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        handle.port = server.sockets[0].getsockname()[1]
+        sessions = [asyncio.create_task(engines.open("id", Nobody()))]
+        while not (peers and engines.loads()):
+            await asyncio.sleep(0.01)
+        peers[0].transport.abort()
+        while connects < 2:  # the first session asks again, and holds the place of the link that is made
+            await asyncio.sleep(0.01)
+        engines.start()
+        await asyncio.sleep(0.1)  # looks at its links, of which the old one is lost
+        sessions.append(asyncio.create_task(engines.open("id", Nobody())))
+        while len(handle.asked) < 3:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert connects == 2
+        may_connect.set()
+        while len(peers) < 2:
+            await asyncio.sleep(0.01)
+        for session in sessions:
+            session.cancel()
+        await asyncio.gather(*sessions, return_exceptions=True)
+        await engines.stop()
+        assert (connects, len(peers)) == (2, 2)
+
+
 async def test_a_slot_of_an_engine_that_was_stopped_meanwhile_is_not_taken(replicas, monkeypatch):
     class Stopping(Handle):
         """Serve's handle of an old replica and a new one, which both have room."""
@@ -196,6 +250,7 @@ async def test_a_slot_of_an_engine_that_was_stopped_meanwhile_is_not_taken(repli
         """To an engine that Serve stops while a stream is handed over."""
 
         name = "any"
+        is_open = True
         detached: ClassVar[list[int]] = []
 
         async def attach(self, grant: Grant, _: object) -> None:
@@ -228,6 +283,33 @@ async def test_it_is_full_when_all_have_refused_until_a_slot_is_given_back_or_mo
     assert not growing.is_full
     replicas.note_room("a")
     assert not engines.is_full
+
+
+async def test_a_slot_that_is_left_is_room_as_long_as_its_engine_is_there(replicas, monkeypatch):
+    class Granting(Handle):
+        """Serve's handle of a replica with a link."""
+
+        async def __anext__(self) -> Grant:
+            return Grant("a", "127.0.0.1", port, self.calls, server.grant(self.calls))
+
+    monkeypatch.setattr(serve_engines, "KNOWN_FULL_SECONDS", 600.0)
+    server = LinkServer(LinkSettings(), on_frames=lambda *_: True, on_detached=lambda _: None, load=dict)
+    port = await server.start("127.0.0.1", 0)
+    replicas.update({"a", "b"})
+    engines = ServeEngines(Granting(), LinkSettings(), 60.0)
+    async with asyncio.timeout(60):
+        left, lost = [await engines.open("id", Nobody()) for _ in range(2)]
+        for room, stream in ((True, left), (False, lost)):
+            replicas.note_refusal("a")
+            replicas.note_refusal("b")
+            assert engines.is_full
+            if not room:
+                await server.stop()
+                while engines.loads():
+                    await asyncio.sleep(0.01)
+            stream.close()
+            assert engines.is_full != room
+        await engines.stop()
 
 
 async def test_who_leaves_an_engine_that_is_stopped_does_not_hold_it_up(replicas):

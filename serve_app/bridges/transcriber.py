@@ -13,6 +13,7 @@ from types import MappingProxyType
 from serve_app import client, errors
 from serve_app.bridges.device import Answer, DeviceSession
 from serve_app.bridges.order import Piece
+from serve_app.client.sending import stop_sending
 from serve_app.speech import SAMPLE_RATE_HZ
 from serve_app.telemetry import get_logger
 
@@ -183,13 +184,8 @@ class Transcriber:
                         return
             finally:
                 self.sessions -= 1
-                sending.cancel()
-                # Not awaited itself: whoever cancels this task meanwhile would be taken for us, who cancelled that one.
-                await asyncio.wait([sending])
+                await stop_sending(sending)
                 session.restart()
-                # Why sending failed is what reading raises; all else is our own mistake.
-                if not sending.cancelled() and not isinstance(sending.exception(), client.ClientError):
-                    sending.result()
 
 
 async def _send(stream: client.Stream, live: Live) -> None:

@@ -3,15 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.client.encoding import Format
-from serve_app.client.errors import ClientError
 from serve_app.client.events import Event, Ready
+from serve_app.client.sending import stop_sending
 from serve_app.client.stream import Stream, connect
 from serve_app.speech import FRAME_SAMPLES, FRAME_SECONDS, SAMPLE_RATE_HZ
 
@@ -89,10 +88,7 @@ async def transcribe(
             async for event in stream:
                 yield Arrival(event, time.monotonic() - origin)
         finally:
-            sending.cancel()
-            # Why sending failed is what reading raises: the server's last words come before its close.
-            with suppress(asyncio.CancelledError, ClientError):
-                await sending
+            await stop_sending(sending)
 
 
 async def _send(stream: Stream, samples: NDArray[np.float32], rtf: float, pace: Pace, origin: float) -> None:

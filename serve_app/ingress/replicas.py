@@ -26,8 +26,9 @@ class EngineReplicas:
         self._lock = threading.Lock()
         self._names: set[str] = set()
         self._grown_at = -math.inf
-        self._avoided_at: dict[str, float] = {}  # when it refused, or was lost
+        # Both of these names only: what is said of others comes too late.
         self._full_at: dict[str, float] = {}  # when it refused
+        self._lost_at: dict[str, float] = {}  # when it did not answer
         self._room_at = -math.inf  # when a slot was given back, on whichever of them
         self._tell_stopped: Callable[[set[str]], None] | None = None
 
@@ -49,8 +50,8 @@ class EngineReplicas:
                 self._grown_at = self._clock()
             self._names = set(names)
             for name in stopped:
-                self._avoided_at.pop(name, None)
                 self._full_at.pop(name, None)
+                self._lost_at.pop(name, None)
             tell = self._tell_stopped
         if stopped and tell:
             tell(stopped)
@@ -74,24 +75,26 @@ class EngineReplicas:
     def note_refusal(self, name: str) -> None:
         """The replica has no room."""
         with self._lock:
-            self._avoided_at[name] = self._full_at[name] = self._clock()
+            if name in self._names:
+                self._full_at[name] = self._clock()
 
     def note_lost(self, name: str) -> None:
         """The replica does not answer any more, though Serve may still offer it."""
         with self._lock:
-            self._avoided_at[name] = self._clock()
+            if name in self._names:
+                self._lost_at[name] = self._clock()
 
     def note_room(self, name: str) -> None:
         """The replica has been given a slot back."""
         with self._lock:
-            self._avoided_at.pop(name, None)
-            self._full_at.pop(name, None)
-            self._room_at = self._clock()
+            if name in self._names:
+                self._full_at.pop(name, None)
+                self._room_at = self._clock()
 
     def avoided_at(self, name: str) -> float | None:
         """When the replica had no room, or was lost; None unless that was a moment ago."""
         with self._lock:
-            at = self._avoided_at.get(name, -math.inf)
+            at = max(self._full_at.get(name, -math.inf), self._lost_at.get(name, -math.inf))
             return at if self._clock() - at < AVOID_SECONDS else None
 
     def have_all_refused(self) -> bool:

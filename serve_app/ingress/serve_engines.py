@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,8 @@ class ServeEngines:
         self._admission_timeout_seconds = admission_timeout_seconds
         self._autoscaling = autoscaling
         self._links: dict[tuple[str, int], LinkClient] = {}
-        self._connecting: dict[tuple[str, int], asyncio.Lock] = {}
+        # Held while a link is made: there for as long as somebody holds or awaits it, and no longer.
+        self._connecting: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
         self._info: ModelInfo | None = None
         self._is_known = asyncio.Event()
         self._ready = False
@@ -259,7 +261,6 @@ class ServeEngines:
         while True:
             for endpoint in [endpoint for endpoint, link in self._links.items() if not link.is_open]:
                 self._replicas.note_lost(self._links.pop(endpoint).name)
-                self._connecting.pop(endpoint, None)
             self._ready = bool(self._links) or await self._is_engine_there()
             await asyncio.sleep(PROBE_SECONDS)
 
@@ -308,7 +309,8 @@ class LeasedStream:
         self._held.discard(self)
         self._link.detach(self._stream)
         _cancel(self._lease)
-        self._replicas.note_room(self._link.name)
+        if self._link.is_open:
+            self._replicas.note_room(self._link.name)
 
 
 def _cancel(lease: Any) -> None:

@@ -8,13 +8,14 @@ is the generator's fault, not the server's.
 import asyncio
 import time
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from serve_app import client
 from serve_app.client import Format
 from serve_app.client.encoding import FORMATS
+from serve_app.client.sending import stop_sending
 from serve_app.measuring import dialects
 from serve_app.measuring.dialects import WIRES
 from serve_app.measuring.hearing import Hearing, compare
@@ -140,10 +141,7 @@ async def hold(clip: Clip, manner: Manner, outcome: Outcome, hearing: Hearing, f
             try:
                 await session.listen()
             finally:
-                sending.cancel()
-                # Why sending failed is what reading raises: the server's last words come before its close.
-                with suppress(asyncio.CancelledError, client.ClientError):
-                    await sending
+                await stop_sending(sending)
             session.judge(manner.most_wer)
 
 

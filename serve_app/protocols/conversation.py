@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -184,15 +184,10 @@ class _Connection:
                 seat = await self._registry.resume(resume.token, credential, self._dialect.name)
             else:
                 model = self._host.models.named(wishes.model)
-                may_wait = wishes.wait_s > 0
-                if not model.engines.is_ready:
-                    await self._hear_while(model.engines.wait_until_known())
-                seat = self._registry.new(credential, self._dialect.name, model, may_wait=may_wait)
+                seat = self._registry.new(credential, self._dialect.name, model, may_wait=wishes.wait_s > 0)
         except SpeechError as error:
             self._host.count_unusable(self._dialect.name, error)
             await self._say_goodbye(error)
-            return
-        except WebSocketDisconnect:
             return
         seat.can_move = wishes.can_move
         outcome = DISCONNECTED  # also if this task is cancelled, which is how some servers tell of a lost client
@@ -215,12 +210,12 @@ class _Connection:
     async def _hold(self, seat: Seat, wishes: Wishes) -> str:
         """Serve the session until it or the connection is over; how that came about."""
         session = seat.session
-        session.tell_frames(wishes.frames)
         try:
             if wishes.resume:
                 session.resume(wishes.resume.last_number)
             else:
                 await self._open(session, wishes.wait_s)
+            session.tell_frames(wishes.frames)
             seat.span.add_event("open")
             if wishes.can_resume:
                 self._registry.keep(seat)
@@ -240,14 +235,7 @@ class _Connection:
 
     async def _open(self, session: Session, wait_s: float) -> None:
         """Take a slot, in line if need be, unless the client leaves meanwhile."""
-        try:
-            await self._hear_while(self._wait_in_line(session, wait_s))
-        finally:
-            self._read_ahead.close()
-
-    async def _hear_while(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Wait for something on the way to a slot, unless the client leaves meanwhile."""
-        works = (waiting, self._listen_ahead(), self._keep_alive())
+        works = (self._wait_in_line(session, wait_s), self._listen_ahead(), self._keep_alive())
         awaited, *others = tasks = [asyncio.create_task(work) for work in works]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -259,16 +247,16 @@ class _Connection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._read_ahead.close()
 
     async def _wait_in_line(self, session: Session, wait_s: float) -> None:
+        await session.model.engines.wait_until_known()
         async with aclosing(session.model.admission.enter(session.open, wait_s)) as places:
             async for place in places:
                 await self._send(self._dialect.waiting(place))
 
     async def _listen_ahead(self) -> None:
         """Take messages from a client that has no slot yet, to hear when it leaves; what is too much waits outside."""
-        if self._early:
-            _raise_if_disconnected(self._early[-1])
         while self._read_ahead.has_room:
             coming = self._next_message()
             await asyncio.wait([coming])

@@ -60,11 +60,11 @@ async def recognise(
     seconds of audio have been taken: 0 when the slot is there, and then again and again. The slot is given back when
     the iteration ends, however it does: use `contextlib.aclosing`. Iterate in one task.
     """
-    await model.engines.wait_until_known()
     seat = host.registry.new(credential, dialect, model, may_wait=wait_s > 0)
     outcome = LEFT  # nobody can come back to it, so the vault is not told of it either
     try:
         with session_context(seat.session.id):
+            await model.engines.wait_until_known()
             async for _ in model.admission.enter(seat.session.open, wait_s):
                 pass
             seat.span.add_event("open")

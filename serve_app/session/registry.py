@@ -154,8 +154,8 @@ class SessionRegistry:
     def new(self, credential: str, dialect: str, model: ServedModel, *, may_wait: bool = False) -> Seat:
         """A seat for a new session of a model, that is yet to be opened; `release` it in any case.
 
-        Raises TooManySessions, ModelNotReady, ServiceRestarting and, unless it `may_wait` for a slot, AtCapacity: one
-        of a crowd that finds every slot taken must cost as little as can be.
+        Raises TooManySessions, ServiceRestarting and, unless it `may_wait` for a slot, AtCapacity: one of a crowd that
+        finds every slot taken must cost as little as can be.
         """
         with self._refusals_counted():
             self._check_open()

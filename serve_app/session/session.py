@@ -68,13 +68,15 @@ class Session:
         metrics: IngressMetrics,
         restored: Restored | None = None,
     ) -> None:
-        """A new session, or with `restored` one that goes on. Raises ModelNotReady."""
+        """A new session, or with `restored` one that goes on, whose model must be known. Raises ModelNotReady."""
         self.id = session_id
         self._settings = settings
         self._metrics = metrics
         self._log: EventLog[Event] = EventLog(settings.event_buffer, restored.entries if restored else (), Done)
         self.model = model
-        self._use_model(restored)
+        self._has_model = False
+        if restored:
+            self._use_model(restored)
         self.check_change: Callable[[ServedModel], None] = lambda model: None
         """Raises TooManySessions if the client may not have one of that model instead."""
         self._is_open = False
@@ -83,7 +85,6 @@ class Session:
 
         self._tally = restored.snapshot.tally if restored else Tally()
         self._word_delays_s: deque[float] = deque(maxlen=KEPT_DELAYS)  # of those told here
-        self._arrivals = Arrivals(self._core.client_samples)
         self._first_audio_at: float | None = None
         self._opened_at = restored.snapshot.opened_at if restored else time.time()
         self._last_audio_at = time.monotonic()
@@ -93,7 +94,7 @@ class Session:
     # ------------------------------------------------------------------ for the feeder
 
     def tell_frames(self, wanted: bool) -> None:
-        """Whether every frame's result is an event of its own."""
+        """Whether every frame's result is an event of its own, from now on; for a session that is open."""
         self._core.tells_frames = wanted
 
     async def change_model(self, model: ServedModel) -> None:
@@ -123,9 +124,11 @@ class Session:
         await self._send_outgoing()
 
     async def open(self) -> None:
-        """Take a slot. Raises AtCapacity or EngineLost."""
+        """Take a slot. Raises ModelNotReady, AtCapacity or EngineLost."""
         self._require(State.NEW)
         asked_at = time.monotonic()
+        if not self._has_model:  # not before: who waits for the first engine is a session, too
+            self._use_model(None)
         await self._stream.open()
         self._opened_at = time.time()
         self._metrics.admission_seconds.observe(time.monotonic() - asked_at)
@@ -215,7 +218,7 @@ class Session:
     @property
     def audio_seconds(self) -> float:
         """Duration of the audio that the client has sent so far."""
-        return self._core.audio_seconds
+        return self._core.audio_seconds if self._has_model else 0.0
 
     @property
     def standing(self) -> Standing:
@@ -261,7 +264,8 @@ class Session:
         if self._watch:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        await self._stream.close()
+        if self._has_model:
+            await self._stream.close()
 
     # ------------------------------------------------------------------ for the stream (DurableListener)
 
@@ -289,10 +293,12 @@ class Session:
         self._info_name = info.name
         self._recorder = restored.recorder if restored else Recorder(info, self._settings.window_frames)
         self._core = restored.snapshot.core if restored else SessionCore(info, model.settings, self._settings)
+        self._arrivals = Arrivals(self._core.client_samples)
         self._recovery = Recovery(model.settings)
         self._stream = DurableStream(
             self.id, model.engines, self._settings, self._metrics, self, self._recorder, model.returning
         )
+        self._has_model = True
 
     @property
     def _state(self) -> State:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from starlette.websockets import WebSocket
 
 from serve_app.audio.stream import AudioStream
-from serve_app.errors import InvalidAudio, SpeechError, UnknownModel, shown
+from serve_app.errors import InvalidAudio, SpeechError, TooManySessions, UnknownModel, shown
 from serve_app.protocols import audio_in
 from serve_app.protocols.conversation import Dialect, Message, Wishes
 from serve_app.protocols.openai.errors import InvalidParameter, described
@@ -88,13 +88,13 @@ class Realtime(Dialect):
         return self._told([*self._take_replies(), _error(error)])
 
     async def receive(self, session: Session, message: Message) -> Iterable[Message]:
-        """Act on an event. What is wrong with one is told, and has no other effect."""
+        """Act on an event. One that is wrong, or asks for more than its key may have, is told so; it has no effect."""
         event_id = None
         try:
             fields = read_fields(message)
             event_id = fields.get("event_id")
             await self._act(session, parse_event(fields))
-        except (InvalidParameter, UnknownModel) as error:
+        except (InvalidParameter, UnknownModel, TooManySessions) as error:
             self._replies.append(_error(error, event_id if isinstance(event_id, str) else None))
         return self._told(self._take_replies())
 
