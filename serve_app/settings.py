@@ -22,7 +22,6 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -33,7 +32,8 @@ from pydantic import (
 
 from serve_app.bridges.settings import SECURITY, KafkaSettings
 from serve_app.gpus import Gpus
-from serve_app.problems import describe, did_you_mean, group_of, written
+from serve_app.problems import describe, did_you_mean, written
+from serve_app.settings_group import Group
 
 _log = logging.getLogger(__name__)  # not structlog's: settings are read before logs are set up, and this goes to stderr
 
@@ -80,20 +80,7 @@ def _lower_case(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-class _Group(BaseModel):
-    """Common rules: no unknown key, no silent conversion, no change after loading; docstrings become descriptions."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )
-
-
-class ModelSettings(_Group):
+class ModelSettings(Group):
     """One model: the contents of a file in `configs/models`."""
 
     source: str
@@ -128,7 +115,7 @@ class ModelSettings(_Group):
         return (PROJECT_ROOT / self.source).resolve()
 
 
-class AutoscalingSettings(_Group):
+class AutoscalingSettings(Group):
     """Engines that come and go with the sessions; see `serve_app.autoscaling` for the rules."""
 
     min_replicas: int = Field(default=0, ge=0, le=100_000)
@@ -168,7 +155,7 @@ class AutoscalingSettings(_Group):
         return self
 
 
-class EngineSettings(_Group):
+class EngineSettings(Group):
     """The engine deployment: the replicas that hold the model."""
 
     slots: int | Literal["auto"] = 32
@@ -261,11 +248,6 @@ class EngineSettings(_Group):
             raise ValueError(f"expected a part of one GPU or a whole number of them, as Ray does, got {value:g}")
         return value
 
-    @field_validator("autoscaling", mode="before")
-    @classmethod
-    def _all_keys_commented_out(cls, value: object) -> object:
-        return {} if value is None else value
-
     @property
     def most_replicas(self) -> int:
         """Engine replicas that there may be."""
@@ -307,7 +289,7 @@ class EngineSettings(_Group):
         return self
 
 
-class LinkSettings(_Group):
+class LinkSettings(Group):
     """The TCP connections between ingress replicas and engine replicas."""
 
     host: str = Field(default="auto", min_length=1)
@@ -338,7 +320,7 @@ class LinkSettings(_Group):
         return self
 
 
-class IngressAutoscalingSettings(_Group):
+class IngressAutoscalingSettings(Group):
     """Ingress replicas that come and go with the connections."""
 
     min_replicas: int = Field(default=1, ge=1, le=1000)
@@ -374,7 +356,7 @@ class IngressAutoscalingSettings(_Group):
         return self
 
 
-class IngressSettings(_Group):
+class IngressSettings(Group):
     """The ingress deployment: the replicas that clients talk to."""
 
     replicas: int = Field(default=1, ge=1, le=1000)
@@ -423,13 +405,8 @@ class IngressSettings(_Group):
     """Proxies in front that add their peer's address to X-Forwarded-For. Serve's own HAProxy adds none: without
     another one it hides the addresses, and `max_connections_per_address` has no effect behind it."""
 
-    allowed_origins: list[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/]+)$")]] = []
+    allowed_origins: list[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/]+)$")]] = Field(default=[])
     """Origins (`https://app.example.org`) whose pages may use the service, besides its own host's; `*` for all."""
-
-    @field_validator("autoscaling", mode="before")
-    @classmethod
-    def _all_keys_commented_out(cls, value: object) -> object:
-        return {} if value is None else value
 
     @model_validator(mode="after")
     def _either_fixed_or_autoscaled(self) -> Self:
@@ -438,7 +415,7 @@ class IngressSettings(_Group):
         return self
 
 
-class ApiKey(_Group):
+class ApiKey(Group):
     """One API key, as far as the server knows it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -454,21 +431,21 @@ class ApiKey(_Group):
     """HTTP requests of it that may run at once at each ingress replica; where missing, any number."""
 
 
-class KeysFile(_Group):
+class KeysFile(Group):
     """The contents of `auth.keys_file`."""
 
     keys: list[ApiKey]
     """The keys."""
 
 
-class AuthSettings(_Group):
+class AuthSettings(Group):
     """Who may use the service."""
 
     mode: Literal["auto", "keys", "none"] = "auto"
     """`keys`: whoever has a key; `none`: everybody; `auto`: `keys` where keys are set, else everybody on this machine,
     and a start that listens beyond it is refused."""
 
-    keys: list[ApiKey] = []
+    keys: list[ApiKey] = Field(default=[])
     """Keys, as hashes."""
 
     keys_file: str | None = Field(default=None, min_length=1)
@@ -522,7 +499,7 @@ class AuthSettings(_Group):
         return self
 
 
-class SessionSettings(_Group):
+class SessionSettings(Group):
     """The life of one session."""
 
     idle_audio_timeout_seconds: float = Field(default=30.0, gt=0)
@@ -553,7 +530,7 @@ class SessionSettings(_Group):
     """Frames (80 ms) in flight to the engine without a result; at most `engine.queue_frames`."""
 
 
-class FurtherModel(_Group):
+class FurtherModel(Group):
     """A model that is served beside the first one, by engines of its own."""
 
     model: str
@@ -565,18 +542,13 @@ class FurtherModel(_Group):
     engine: EngineSettings = EngineSettings()
     """The deployment that holds it; nothing of the first model's is taken over."""
 
-    @field_validator("engine", mode="before")
-    @classmethod
-    def _all_keys_commented_out(cls, value: object) -> object:
-        return {} if value is None else value
-
     @property
     def served_as(self) -> str:
         """`name` with its default filled in."""
         return self.name or self.model
 
 
-class Settings(_Group):
+class Settings(Group):
     """Everything that can be set."""
 
     app_name: str = Field(default="stt", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
@@ -589,7 +561,7 @@ class Settings(_Group):
     engine: EngineSettings = EngineSettings()
     """The deployment that holds the model."""
 
-    models: list[FurtherModel] = []
+    models: list[FurtherModel] = Field(default=[])
     """More models, each with engines of its own. Clients that ask for none get `model`."""
 
     link: LinkSettings = LinkSettings()
@@ -748,8 +720,6 @@ def from_args(
     variable counts as unset, and so do those of the Kafka bridge where nothing names brokers: they may be left over
     from another service, and only the log says so. Raises `SettingsError`.
     """
-    # A group whose every key is commented out reads as None in YAML: that is an empty group, not a mistake.
-    groups = {name for name, field in Settings.model_fields.items() if group_of(field.annotation)}
     if chosen := options.get("model") or environ.get("MODEL_NAME", "").strip():
         args = with_model(args, str(chosen))
     first = None if "engine" in args else _further(args, args.get("model"), _served_as)
@@ -759,10 +729,7 @@ def from_args(
         _validate(FurtherModel, facts, f"{origin}: models[{args['models'].index(first)}]", {})
         others = [further for further in args["models"] if further is not first]
         args = {**args, "engine": first.get("engine"), "models": others}
-    values = {
-        key: {} if value is None and key in groups else dict(value) if isinstance(value, Mapping) else value
-        for key, value in args.items()
-    }
+    values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in args.items()}
     sources: dict[tuple[str, ...], str] = {}
     for variable, (key, convert) in ENVIRONMENT.items():
         text = environment_key(environ) if variable == "STT_API_KEY" else environ.get(variable, "").strip()
@@ -774,7 +741,9 @@ def from_args(
             value = text  # The validation below says what was expected.
         group: Any = values
         for name in key[:-1]:
-            group = group.setdefault(name, {})
+            if group.get(name) is None:
+                group[name] = {}
+            group = group[name]
         if not isinstance(group, dict):
             continue  # The file has something else where the group belongs; the validation below says so.
         if key in sources and group[key[-1]] != value:
@@ -784,7 +753,7 @@ def from_args(
             )
         group[key[-1]] = value
         sources[key] = f"{sources[key]}, {variable}" if key in sources else variable
-    if "kafka" not in args and ("kafka", "bootstrap_servers") not in sources and values.pop("kafka", None):
+    if args.get("kafka") is None and ("kafka", "bootstrap_servers") not in sources and values.pop("kafka", None):
         ignored = ", ".join(names for key, names in sources.items() if key[0] == "kafka")
         _log.warning("%s: ignored, as LOOM_KAFKA_BOOTSTRAP_SERVERS names no brokers: there is no Kafka bridge", ignored)
     blamed: dict[tuple[str | int, ...], str] = {key: f"environment variable {names}" for key, names in sources.items()}

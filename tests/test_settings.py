@@ -248,6 +248,29 @@ def test_a_group_with_every_key_commented_out_is_empty() -> None:
     assert from_args({"engine": None}, {"BATCH_SIZE": "5"}).engine.slots == 5
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        {name: None for name, field in Settings.model_fields.items() if group_of(field.annotation)},
+        {"auth": {"keys": None}, "ingress": {"allowed_origins": None}},
+        {"models": None, "engine": {}},
+    ],
+)
+def test_groups_and_lists_with_everything_commented_out_are_empty(args: dict) -> None:
+    assert from_args(args, {}) == Settings()
+
+
+def test_a_kafka_group_with_every_key_commented_out_is_no_bridge_unless_the_environment_names_brokers(caplog) -> None:
+    servers = {"LOOM_KAFKA_BOOTSTRAP_SERVERS": "kafka:9092"}
+    kafka = from_args({"kafka": None}, servers).kafka
+    assert kafka == from_args({}, servers).kafka == KafkaSettings(bootstrap_servers="kafka:9092")
+    assert from_args({"kafka": None}, {}).kafka is None
+    assert not caplog.text
+    assert from_args({"kafka": None}, {"LOOM_KAFKA_INPUT_TOPIC": "audio"}).kafka is None
+    assert "LOOM_KAFKA_INPUT_TOPIC: ignored" in caplog.text
+    assert from_args({"kafka": {"librdkafka": None}}, servers).kafka == kafka
+
+
 def test_autoscaling_with_every_key_commented_out_has_the_earlier_services_defaults() -> None:
     engine = from_args({"engine": {"autoscaling": None}}, {}).engine
     assert engine.autoscaling == AutoscalingSettings(

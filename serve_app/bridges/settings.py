@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+
+from serve_app.settings_group import Group
 
 UNDETERMINED = "und"
 """ISO 639's code for a language that nobody has named."""
@@ -39,12 +41,8 @@ def _upper_case(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
-class KafkaSettings(BaseModel):
+class KafkaSettings(Group):
     """The bridge between Kafka topics and the service: chunks of devices' audio in, timed words out."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
     bootstrap_servers: str = Field(min_length=1)
     """Brokers to begin with: host:port, separated by commas."""
@@ -90,7 +88,7 @@ class KafkaSettings(BaseModel):
     ssl_key_password: SecretStr | None = None
     """Password of that key."""
 
-    librdkafka: dict[str, SecretStr | int | float | bool] = {}
+    librdkafka: dict[str, SecretStr | int | float | bool] = Field(default={})
     """Any other property of librdkafka, by its own name, but for those that the bridge relies on. Text is never shown:
     many of them are passwords and keys, and later versions have more."""
 
