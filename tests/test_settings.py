@@ -542,6 +542,20 @@ def test_variables_are_about_the_model_that_has_become_the_first():
     assert {name: one.engine.slots for name, one in settings.served.items()} == {"small": 5, "stt-2.6b-en": 32}
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("group.id", "that the bridge leaves open"),
+        ("acks", "that the bridge leaves open"),
+        ("error_cb", "that are numbers, text, true or false"),
+        ("logger", "that are numbers, text, true or false"),
+    ],
+)
+def test_properties_of_the_brokers_clients_that_cannot_be_set_are_named(name: str, expected: str) -> None:
+    (problem,) = problems_of({"kafka": {"bootstrap_servers": "x:1", "librdkafka": {"linger.ms": 1, name: "hunter1"}}})
+    assert problem == f"here.yaml: kafka.librdkafka: expected properties {expected}, got {name!r}"
+
+
 def test_secrets_for_the_brokers_are_never_repeated():
     kafka = {
         "sasl_password": "hunter1",

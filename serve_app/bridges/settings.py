@@ -14,10 +14,14 @@ UNDETERMINED = "und"
 DEAD_LETTER_SUFFIX = ".dead-letter"
 
 RESERVED = (
-    "bootstrap.servers", "group.id", "transactional.id", "enable.auto.commit", "enable.auto.offset.store",
-    "enable.idempotence", "isolation.level", "partition.assignment.strategy", "auto.offset.reset", "group.protocol",
+    "bootstrap.servers", "metadata.broker.list", "group.id", "transactional.id", "enable.auto.commit",
+    "auto.commit.enable", "enable.auto.offset.store", "enable.idempotence", "acks", "request.required.acks",
+    "batch.num.messages", "isolation.level", "partition.assignment.strategy", "auto.offset.reset", "group.protocol",
 )  # fmt: skip
-"""Properties of librdkafka on which the bridge's promises rest."""
+"""Properties of librdkafka on which the bridge's promises rest, and other names of them."""
+
+CODE = ("logger", "on_commit", "on_delivery", "opaque", "default.topic.config")
+"""Properties that are objects of a program; so are all whose name ends in `_cb`."""
 
 LONGEST_GAP_SECONDS = 25.0
 """Sessions end by themselves after `session.idle_audio_timeout_seconds` (30 s) without audio."""
@@ -141,10 +145,12 @@ class KafkaSettings(Group):
 
     @field_validator("librdkafka")
     @classmethod
-    def _nothing_reserved(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _only_what_is_open(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if name in RESERVED:
                 raise ValueError(f"expected properties that the bridge leaves open, got {name!r}")
+            if name in CODE or name.endswith("_cb"):
+                raise ValueError(f"expected properties that are numbers, text, true or false, got {name!r}")
         return value
 
     @property
