@@ -620,34 +620,45 @@ class Settings(Group):
     def _each_model_could_be_alone(self, info: ValidationInfo) -> Self:
         first = (info.context or {}).get("served_as", self.model)
         for number, further in enumerate(self.models):
-            name = further.served_as
+            name, place = further.served_as, written(_in_file(("models", number), info.context))
             if deployment_of(name) in map(deployment_of, (first, *self._served)):
-                raise ValueError(f"models[{number}].name: expected another name than the other models, got {name!r}")
+                raise ValueError(f"{place}.name: expected another name than the other models, got {name!r}")
             alone = {"model": further.model, "engine": further.engine, "models": []}
             try:
                 view = Settings(**{key: getattr(self, key) for key in type(self).model_fields} | alone)
             except ValidationError as error:
                 # Each of these rules is about this group and the rest: so each begins with its key.
                 rules = [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
-                raise ValueError(f"models[{number}]: {'; '.join(rules)}") from None
+                raise ValueError(f"{place}: {'; '.join(rules)}") from None
             self._served[name] = view.model_copy(update={"model": name})
         return self
 
     @model_validator(mode="after")
-    def _model_fits_gpu(self) -> Self:
+    def _model_fits_gpu(self, info: ValidationInfo) -> Self:
         engine = self.engine
         if engine.gpu and engine.slots != "auto":
             model, share = name_of_model(self.model), min(engine.reserved_gpus, 1.0)
             try:
                 read_gpus().check_fit(engine.gpu, model, engine.slots, share, eight_bit=engine.kv_cache_dtype == "fp8")
             except ValueError as error:
-                raise ValueError(f"engine.slots: {error}") from None
+                raise ValueError(f"{written(_in_file(('engine', 'slots'), info.context))}: {error}") from None
         return self
 
 
 def deployment_of(name: str) -> str:
     """The name of the engine deployment of a further model, from the name that clients know."""
     return "engine-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)
+
+
+def _in_file(location: tuple[str | int, ...], context: Mapping[str, Any] | None) -> tuple[str | int, ...]:
+    """Where a key of `Settings` stands in the file, if the first model is one of `models` there; see `_validate`."""
+    place = (context or {}).get("place")
+    match location:
+        case ("engine", *rest) if place is not None:
+            return ("models", place, "engine", *rest)
+        case ("models", int(number), *rest) if place is not None and number >= place:
+            return ("models", number + 1, *rest)
+    return location
 
 
 def _slots(text: str) -> int | str:
@@ -723,10 +734,13 @@ def from_args(
     if chosen := options.get("model") or environ.get("MODEL_NAME", "").strip():
         args = with_model(args, str(chosen))
     first = None if "engine" in args else _further(args, args.get("model"), _served_as)
+    context: dict[str, Any] = {}
     if first:
+        place = args["models"].index(first)
+        context = {"served_as": _served_as(first), "place": place}
         # The engine is looked at below, with what variables say of it.
         facts = {key: value for key, value in first.items() if key != "engine"}
-        _validate(FurtherModel, facts, f"{origin}: models[{args['models'].index(first)}]", {})
+        _validate(FurtherModel, facts, f"{origin}: models[{place}]", {})
         others = [further for further in args["models"] if further is not first]
         args = {**args, "engine": first.get("engine"), "models": others}
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in args.items()}
@@ -762,9 +776,8 @@ def from_args(
         blamed[(option,)] = f"option --{option}"
     if not first:
         return _validate(Settings, values, origin, blamed)
-    name = _served_as(first)
-    settings = _validate(Settings, values | {"model": first["model"]}, origin, blamed, {"served_as": name})
-    return settings.model_copy(update={"model": name})
+    settings = _validate(Settings, values | {"model": first["model"]}, origin, blamed, context)
+    return settings.model_copy(update={"model": context["served_as"]})
 
 
 def with_model(args: Mapping[str, Any], model: str) -> Mapping[str, Any]:
@@ -925,11 +938,12 @@ def _validate(
     values: Mapping[str, Any],
     origin: str,
     sources: Mapping[tuple[str | int, ...], str],
-    context: Mapping[str, str] | None = None,
+    context: Mapping[str, Any] = _NO_OPTIONS,
 ) -> _Model:
     """Validate, and raise all problems as one `SettingsError`; `sources` tells of keys that are not from `origin`.
 
-    `context` are facts for the validators: of `Settings`, `served_as`, the first model's name if that is not `model`.
+    `context` are facts for the validators: of `Settings` whose first model is one of `models` in the file, `served_as`,
+    its name if that is not `model`, and `place`, its place there.
     """
     try:
         return model.model_validate(dict(values), context=context)
@@ -937,5 +951,7 @@ def _validate(
         problems = []
         for problem in error.errors(include_url=False):
             location = problem["loc"]
-            problems.append(f"{sources.get(location, origin)}: {describe(model, location, problem)}")
+            source = sources.get(location)
+            at = location if source else _in_file(location, context)
+            problems.append(f"{source or origin}: {describe(model, at, problem)}")
         raise SettingsError(problems) from None

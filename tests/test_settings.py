@@ -537,6 +537,29 @@ def test_a_wrong_key_of_the_model_that_becomes_the_first_is_told_too():
         from_args(wrong, {"MODEL_NAME": "small"})
 
 
+TOO_MANY = {"gpu": "L4", "slots": 4000}
+
+
+@pytest.mark.parametrize(
+    ("further", "begins"),
+    [
+        ([{"model": "demo", "engine": {"slots": 0}}], "models[0].engine.slots: expected"),
+        ([{"model": "stt-1b-en_fr", "name": "demo", "engine": TOO_MANY}], "models[0].engine.slots: expected at most"),
+        ([{"model": "demo"}, {"model": "stt-2.6b-en", "engin": 1}], "models[1].engin: unknown key"),
+        ([{"model": "demo"}, {"model": "stt-2.6b-en", "name": "dem o"}], "models[1].name: expected text"),
+        ([{"model": "x/1"}, {"model": "demo"}, {"model": "x/2", "engine": {"slots": 0}}], "models[2].engine.slots: "),
+        ([{"model": "x/1", "engine": {"queue_frames": 1}}, {"model": "demo"}], "models[0]: session.window_frames: "),
+        ([{"model": "demo"}, {"model": "x/1", "engine": {"queue_frames": 1}}], "models[1]: session.window_frames: "),
+        ([{"model": "demo"}, {"model": "x/1"}, {"model": "x-1"}], "models[2].name: expected another name"),
+    ],
+)
+def test_a_chosen_models_file_is_blamed_where_it_is_wrong(further: list, begins: str):
+    with pytest.raises(SettingsError) as error:
+        from_args({"model": "stt-1b-en_fr", "models": further}, {}, "here.yaml", {"model": "demo"})
+    (problem,) = error.value.problems
+    assert problem.startswith(f"here.yaml: {begins}")
+
+
 def test_variables_are_about_the_model_that_has_become_the_first():
     settings = from_args(SEVERAL, {"MODEL_NAME": "small", "BATCH_SIZE": "5"})
     assert {name: one.engine.slots for name, one in settings.served.items()} == {"small": 5, "stt-2.6b-en": 32}
