@@ -705,6 +705,38 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, options: Mapping[s
 
     Raises `SettingsError` where the file is missing, is no YAML, describes another application, or has a wrong setting.
     """
+    return from_args(_arguments(path), environ, origin=str(path), options=options)
+
+
+def load_for_fetching(path: Path, model: str, environ: Mapping[str, str] = os.environ) -> Settings:
+    """As `load`, but of the file and the environment only what says what `model` is and where its checkpoint goes.
+
+    Everything else is left at its defaults, and may be wrong.
+    """
+    args = _arguments(path)
+    few = {key: args[key] for key in ("model", "models") if key in args} | _only_cache(args)
+    if isinstance(models := args.get("models"), list):
+        few["models"] = [
+            {key: one[key] for key in ("model", "name") if key in one} | _only_cache(one)
+            if isinstance(one, Mapping)
+            else one
+            for one in models
+        ]
+    variables = {name: environ[name] for name in ("LOOM_MODEL_CACHE_DIR",) if name in environ}
+    return from_args(few, variables, origin=str(path), options={"model": model})
+
+
+def _only_cache(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the `engine` in a group nothing but `model_cache_dir`; nothing at all where there is no `engine`."""
+    if "engine" not in group:
+        return {}
+    engine = group["engine"]
+    cached = isinstance(engine, Mapping) and "model_cache_dir" in engine
+    return {"engine": {"model_cache_dir": engine["model_cache_dir"]} if cached else {}}
+
+
+def _arguments(path: Path) -> Mapping[str, Any]:
+    """The `args` in a Serve config file. Raises `SettingsError` as `load` does."""
     document = _read_yaml(path)
     applications = document.get("applications")
     if not isinstance(applications, list) or len(applications) != 1 or not isinstance(applications[0], Mapping):
@@ -716,7 +748,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, options: Mapping[s
     args = applications[0].get("args")
     if args is not None and not isinstance(args, Mapping):
         raise SettingsError([f"{path}: applications[0].args: expected a mapping, got {args!r}"])
-    return from_args(args or {}, environ, origin=str(path), options=options)
+    return args or {}
 
 
 def from_args(

@@ -317,6 +317,22 @@ def test_fetch_says_where_a_checkpoint_is():
     assert_fails(stt("fetch", "someone/else", HF_HUB_OFFLINE="1"), 2, "not in the local cache")
 
 
+def test_fetch_needs_no_more_of_the_settings_than_what_names_models(tmp_path: Path):
+    folder = Path(shutil.copytree(MODELS_FOLDER / "demo", tmp_path / "mine"))
+    config = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    args = config["applications"][0]["args"]
+    args["models"] = [{"model": str(folder), "name": "small", "engine": {"gpu": "none of this kind", "slots": 0}}]
+    args |= {"engine": {"slots": -1, "model_cache_dir": str(tmp_path)}, "auth": {"mode": "keys"}, "kafka": "?", "x": 1}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    for model, expected in (("small", folder), ("demo", MODELS_FOLDER / "demo")):
+        result = stt("fetch", model, "--config", str(file), BATCH_SIZE="many")
+        assert (result.exit_code, result.stdout.strip()) == (0, str(expected))
+    args["models"].append({"name": "nameless"})
+    file.write_text(yaml.safe_dump(config))
+    assert_fails(stt("fetch", "demo", "--config", str(file)), 2, f"{file}: models[1].model: expected a value, got none")
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_serve_does_not_listen_for_others_without_keys(host: str, tmp_path: Path):
     refusal = (2, "http_options.host: expected 127.0.0.1 as long as there are no API keys", "stt keys add", "auth.mode")
