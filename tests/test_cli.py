@@ -292,6 +292,15 @@ def test_serve_does_not_wait_for_gpus_that_are_not_there(tmp_path: Path):
     assert_fails(stt("serve", "--config", str(file), "--port", "21996"), 2, *advice)
 
 
+def test_serve_does_not_wait_for_cpus_that_are_not_there(tmp_path: Path):
+    config = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    config["applications"][0]["args"]["engine"] |= {"replicas": 999, "num_cpus": 1}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    advice = ("num_cpus: expected at most", "got 1000 (ingress: 1 of 1, engine of demo: 999 of 1)", "RAY_ADDRESS")
+    assert_fails(stt("serve", "--config", str(file), "--port", "21996"), 2, *advice)
+
+
 def test_one_of_several_models_is_meant_by_its_name_or_its_model(tmp_path: Path):
     folder = Path(shutil.copytree(MODELS_FOLDER / "demo", tmp_path / "mine"))
     config = yaml.safe_load(DEFAULT_CONFIG.read_text())
