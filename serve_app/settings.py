@@ -22,7 +22,6 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -33,7 +32,8 @@ from pydantic import (
 
 from serve_app.bridges.settings import SECURITY, KafkaSettings
 from serve_app.gpus import Gpus
-from serve_app.problems import describe, did_you_mean, group_of, written
+from serve_app.problems import describe, did_you_mean, written
+from serve_app.settings_group import Group
 
 _log = logging.getLogger(__name__)  # not structlog's: settings are read before logs are set up, and this goes to stderr
 
@@ -80,20 +80,7 @@ def _lower_case(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-class _Group(BaseModel):
-    """Common rules: no unknown key, no silent conversion, no change after loading; docstrings become descriptions."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )
-
-
-class ModelSettings(_Group):
+class ModelSettings(Group):
     """One model: the contents of a file in `configs/models`."""
 
     source: str
@@ -128,7 +115,7 @@ class ModelSettings(_Group):
         return (PROJECT_ROOT / self.source).resolve()
 
 
-class AutoscalingSettings(_Group):
+class AutoscalingSettings(Group):
     """Engines that come and go with the sessions; see `serve_app.autoscaling` for the rules."""
 
     min_replicas: int = Field(default=0, ge=0, le=100_000)
@@ -168,7 +155,7 @@ class AutoscalingSettings(_Group):
         return self
 
 
-class EngineSettings(_Group):
+class EngineSettings(Group):
     """The engine deployment: the replicas that hold the model."""
 
     slots: int | Literal["auto"] = 32
@@ -261,11 +248,6 @@ class EngineSettings(_Group):
             raise ValueError(f"expected a part of one GPU or a whole number of them, as Ray does, got {value:g}")
         return value
 
-    @field_validator("autoscaling", mode="before")
-    @classmethod
-    def _all_keys_commented_out(cls, value: object) -> object:
-        return {} if value is None else value
-
     @property
     def most_replicas(self) -> int:
         """Engine replicas that there may be."""
@@ -307,7 +289,7 @@ class EngineSettings(_Group):
         return self
 
 
-class LinkSettings(_Group):
+class LinkSettings(Group):
     """The TCP connections between ingress replicas and engine replicas."""
 
     host: str = Field(default="auto", min_length=1)
@@ -338,7 +320,7 @@ class LinkSettings(_Group):
         return self
 
 
-class IngressAutoscalingSettings(_Group):
+class IngressAutoscalingSettings(Group):
     """Ingress replicas that come and go with the connections."""
 
     min_replicas: int = Field(default=1, ge=1, le=1000)
@@ -374,7 +356,7 @@ class IngressAutoscalingSettings(_Group):
         return self
 
 
-class IngressSettings(_Group):
+class IngressSettings(Group):
     """The ingress deployment: the replicas that clients talk to."""
 
     replicas: int = Field(default=1, ge=1, le=1000)
@@ -423,13 +405,8 @@ class IngressSettings(_Group):
     """Proxies in front that add their peer's address to X-Forwarded-For. Serve's own HAProxy adds none: without
     another one it hides the addresses, and `max_connections_per_address` has no effect behind it."""
 
-    allowed_origins: list[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/]+)$")]] = []
+    allowed_origins: list[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/]+)$")]] = Field(default=[])
     """Origins (`https://app.example.org`) whose pages may use the service, besides its own host's; `*` for all."""
-
-    @field_validator("autoscaling", mode="before")
-    @classmethod
-    def _all_keys_commented_out(cls, value: object) -> object:
-        return {} if value is None else value
 
     @model_validator(mode="after")
     def _either_fixed_or_autoscaled(self) -> Self:
@@ -438,7 +415,7 @@ class IngressSettings(_Group):
         return self
 
 
-class ApiKey(_Group):
+class ApiKey(Group):
     """One API key, as far as the server knows it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -454,21 +431,21 @@ class ApiKey(_Group):
     """HTTP requests of it that may run at once at each ingress replica; where missing, any number."""
 
 
-class KeysFile(_Group):
+class KeysFile(Group):
     """The contents of `auth.keys_file`."""
 
     keys: list[ApiKey]
     """The keys."""
 
 
-class AuthSettings(_Group):
+class AuthSettings(Group):
     """Who may use the service."""
 
     mode: Literal["auto", "keys", "none"] = "auto"
     """`keys`: whoever has a key; `none`: everybody; `auto`: `keys` where keys are set, else everybody on this machine,
     and a start that listens beyond it is refused."""
 
-    keys: list[ApiKey] = []
+    keys: list[ApiKey] = Field(default=[])
     """Keys, as hashes."""
 
     keys_file: str | None = Field(default=None, min_length=1)
@@ -522,7 +499,7 @@ class AuthSettings(_Group):
         return self
 
 
-class SessionSettings(_Group):
+class SessionSettings(Group):
     """The life of one session."""
 
     idle_audio_timeout_seconds: float = Field(default=30.0, gt=0)
@@ -553,7 +530,7 @@ class SessionSettings(_Group):
     """Frames (80 ms) in flight to the engine without a result; at most `engine.queue_frames`."""
 
 
-class FurtherModel(_Group):
+class FurtherModel(Group):
     """A model that is served beside the first one, by engines of its own."""
 
     model: str
@@ -565,18 +542,13 @@ class FurtherModel(_Group):
     engine: EngineSettings = EngineSettings()
     """The deployment that holds it; nothing of the first model's is taken over."""
 
-    @field_validator("engine", mode="before")
-    @classmethod
-    def _all_keys_commented_out(cls, value: object) -> object:
-        return {} if value is None else value
-
     @property
     def served_as(self) -> str:
         """`name` with its default filled in."""
         return self.name or self.model
 
 
-class Settings(_Group):
+class Settings(Group):
     """Everything that can be set."""
 
     app_name: str = Field(default="stt", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
@@ -589,7 +561,7 @@ class Settings(_Group):
     engine: EngineSettings = EngineSettings()
     """The deployment that holds the model."""
 
-    models: list[FurtherModel] = []
+    models: list[FurtherModel] = Field(default=[])
     """More models, each with engines of its own. Clients that ask for none get `model`."""
 
     link: LinkSettings = LinkSettings()
@@ -648,34 +620,45 @@ class Settings(_Group):
     def _each_model_could_be_alone(self, info: ValidationInfo) -> Self:
         first = (info.context or {}).get("served_as", self.model)
         for number, further in enumerate(self.models):
-            name = further.served_as
+            name, place = further.served_as, written(_in_file(("models", number), info.context))
             if deployment_of(name) in map(deployment_of, (first, *self._served)):
-                raise ValueError(f"models[{number}].name: expected another name than the other models, got {name!r}")
+                raise ValueError(f"{place}.name: expected another name than the other models, got {name!r}")
             alone = {"model": further.model, "engine": further.engine, "models": []}
             try:
                 view = Settings(**{key: getattr(self, key) for key in type(self).model_fields} | alone)
             except ValidationError as error:
                 # Each of these rules is about this group and the rest: so each begins with its key.
                 rules = [problem["msg"].removeprefix("Value error, ") for problem in error.errors()]
-                raise ValueError(f"models[{number}]: {'; '.join(rules)}") from None
+                raise ValueError(f"{place}: {'; '.join(rules)}") from None
             self._served[name] = view.model_copy(update={"model": name})
         return self
 
     @model_validator(mode="after")
-    def _model_fits_gpu(self) -> Self:
+    def _model_fits_gpu(self, info: ValidationInfo) -> Self:
         engine = self.engine
         if engine.gpu and engine.slots != "auto":
             model, share = name_of_model(self.model), min(engine.reserved_gpus, 1.0)
             try:
                 read_gpus().check_fit(engine.gpu, model, engine.slots, share, eight_bit=engine.kv_cache_dtype == "fp8")
             except ValueError as error:
-                raise ValueError(f"engine.slots: {error}") from None
+                raise ValueError(f"{written(_in_file(('engine', 'slots'), info.context))}: {error}") from None
         return self
 
 
 def deployment_of(name: str) -> str:
     """The name of the engine deployment of a further model, from the name that clients know."""
     return "engine-" + re.sub(r"[^A-Za-z0-9_-]", "-", name)
+
+
+def _in_file(location: tuple[str | int, ...], context: Mapping[str, Any] | None) -> tuple[str | int, ...]:
+    """Where a key of `Settings` stands in the file, if the first model is one of `models` there; see `_validate`."""
+    place = (context or {}).get("place")
+    match location:
+        case ("engine", *rest) if place is not None:
+            return ("models", place, "engine", *rest)
+        case ("models", int(number), *rest) if place is not None and number >= place:
+            return ("models", number + 1, *rest)
+    return location
 
 
 def _slots(text: str) -> int | str:
@@ -722,6 +705,38 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, options: Mapping[s
 
     Raises `SettingsError` where the file is missing, is no YAML, describes another application, or has a wrong setting.
     """
+    return from_args(_arguments(path), environ, origin=str(path), options=options)
+
+
+def load_for_fetching(path: Path, model: str, environ: Mapping[str, str] = os.environ) -> Settings:
+    """As `load`, but of the file and the environment only what says what `model` is and where its checkpoint goes.
+
+    Everything else is left at its defaults, and may be wrong.
+    """
+    args = _arguments(path)
+    few = {key: args[key] for key in ("model", "models") if key in args} | _only_cache(args)
+    if isinstance(models := args.get("models"), list):
+        few["models"] = [
+            {key: one[key] for key in ("model", "name") if key in one} | _only_cache(one)
+            if isinstance(one, Mapping)
+            else one
+            for one in models
+        ]
+    variables = {name: environ[name] for name in ("LOOM_MODEL_CACHE_DIR",) if name in environ}
+    return from_args(few, variables, origin=str(path), options={"model": model})
+
+
+def _only_cache(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the `engine` in a group nothing but `model_cache_dir`; nothing at all where there is no `engine`."""
+    if "engine" not in group:
+        return {}
+    engine = group["engine"]
+    cached = isinstance(engine, Mapping) and "model_cache_dir" in engine
+    return {"engine": {"model_cache_dir": engine["model_cache_dir"]} if cached else {}}
+
+
+def _arguments(path: Path) -> Mapping[str, Any]:
+    """The `args` in a Serve config file. Raises `SettingsError` as `load` does."""
     document = _read_yaml(path)
     applications = document.get("applications")
     if not isinstance(applications, list) or len(applications) != 1 or not isinstance(applications[0], Mapping):
@@ -733,7 +748,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ, options: Mapping[s
     args = applications[0].get("args")
     if args is not None and not isinstance(args, Mapping):
         raise SettingsError([f"{path}: applications[0].args: expected a mapping, got {args!r}"])
-    return from_args(args or {}, environ, origin=str(path), options=options)
+    return args or {}
 
 
 def from_args(
@@ -748,21 +763,19 @@ def from_args(
     variable counts as unset, and so do those of the Kafka bridge where nothing names brokers: they may be left over
     from another service, and only the log says so. Raises `SettingsError`.
     """
-    # A group whose every key is commented out reads as None in YAML: that is an empty group, not a mistake.
-    groups = {name for name, field in Settings.model_fields.items() if group_of(field.annotation)}
     if chosen := options.get("model") or environ.get("MODEL_NAME", "").strip():
         args = with_model(args, str(chosen))
     first = None if "engine" in args else _further(args, args.get("model"), _served_as)
+    context: dict[str, Any] = {}
     if first:
+        place = args["models"].index(first)
+        context = {"served_as": _served_as(first), "place": place}
         # The engine is looked at below, with what variables say of it.
         facts = {key: value for key, value in first.items() if key != "engine"}
-        _validate(FurtherModel, facts, f"{origin}: models[{args['models'].index(first)}]", {})
+        _validate(FurtherModel, facts, f"{origin}: models[{place}]", {})
         others = [further for further in args["models"] if further is not first]
         args = {**args, "engine": first.get("engine"), "models": others}
-    values = {
-        key: {} if value is None and key in groups else dict(value) if isinstance(value, Mapping) else value
-        for key, value in args.items()
-    }
+    values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in args.items()}
     sources: dict[tuple[str, ...], str] = {}
     for variable, (key, convert) in ENVIRONMENT.items():
         text = environment_key(environ) if variable == "STT_API_KEY" else environ.get(variable, "").strip()
@@ -774,7 +787,9 @@ def from_args(
             value = text  # The validation below says what was expected.
         group: Any = values
         for name in key[:-1]:
-            group = group.setdefault(name, {})
+            if group.get(name) is None:
+                group[name] = {}
+            group = group[name]
         if not isinstance(group, dict):
             continue  # The file has something else where the group belongs; the validation below says so.
         if key in sources and group[key[-1]] != value:
@@ -784,7 +799,7 @@ def from_args(
             )
         group[key[-1]] = value
         sources[key] = f"{sources[key]}, {variable}" if key in sources else variable
-    if "kafka" not in args and ("kafka", "bootstrap_servers") not in sources and values.pop("kafka", None):
+    if args.get("kafka") is None and ("kafka", "bootstrap_servers") not in sources and values.pop("kafka", None):
         ignored = ", ".join(names for key, names in sources.items() if key[0] == "kafka")
         _log.warning("%s: ignored, as LOOM_KAFKA_BOOTSTRAP_SERVERS names no brokers: there is no Kafka bridge", ignored)
     blamed: dict[tuple[str | int, ...], str] = {key: f"environment variable {names}" for key, names in sources.items()}
@@ -793,9 +808,8 @@ def from_args(
         blamed[(option,)] = f"option --{option}"
     if not first:
         return _validate(Settings, values, origin, blamed)
-    name = _served_as(first)
-    settings = _validate(Settings, values | {"model": first["model"]}, origin, blamed, {"served_as": name})
-    return settings.model_copy(update={"model": name})
+    settings = _validate(Settings, values | {"model": first["model"]}, origin, blamed, context)
+    return settings.model_copy(update={"model": context["served_as"]})
 
 
 def with_model(args: Mapping[str, Any], model: str) -> Mapping[str, Any]:
@@ -956,11 +970,12 @@ def _validate(
     values: Mapping[str, Any],
     origin: str,
     sources: Mapping[tuple[str | int, ...], str],
-    context: Mapping[str, str] | None = None,
+    context: Mapping[str, Any] = _NO_OPTIONS,
 ) -> _Model:
     """Validate, and raise all problems as one `SettingsError`; `sources` tells of keys that are not from `origin`.
 
-    `context` are facts for the validators: of `Settings`, `served_as`, the first model's name if that is not `model`.
+    `context` are facts for the validators: of `Settings` whose first model is one of `models` in the file, `served_as`,
+    its name if that is not `model`, and `place`, its place there.
     """
     try:
         return model.model_validate(dict(values), context=context)
@@ -968,5 +983,7 @@ def _validate(
         problems = []
         for problem in error.errors(include_url=False):
             location = problem["loc"]
-            problems.append(f"{sources.get(location, origin)}: {describe(model, location, problem)}")
+            source = sources.get(location)
+            at = location if source else _in_file(location, context)
+            problems.append(f"{source or origin}: {describe(model, at, problem)}")
         raise SettingsError(problems) from None

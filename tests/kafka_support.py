@@ -3,6 +3,7 @@
 `tests/kafka` has real brokers instead of the mock cluster.
 """
 
+import ctypes
 import json
 import time
 import uuid
@@ -10,8 +11,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
 
@@ -42,6 +45,29 @@ def mock_brokers() -> Iterator[str]:
     brokers = owner.list_topics(timeout=30).brokers.values()
     yield ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
     del owner
+
+
+@contextmanager
+def refusing_brokers() -> Iterator[tuple[str, Callable[[int], None]]]:
+    """A mock cluster as above, and a call that has it refuse the next message with an error code of Kafka's.
+
+    Only librdkafka itself can be told that, not confluent-kafka.
+    """
+    [file] = Path(confluent_kafka.__file__).parent.with_name("confluent_kafka.libs").glob("librdkafka-*")
+    library = ctypes.CDLL(str(file))
+    for function in (library.rd_kafka_new, library.rd_kafka_mock_cluster_new):
+        function.restype = ctypes.c_void_p
+    library.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+    producer, produce = 0, ctypes.c_int16(0)  # as C's headers and the protocol number them
+    owner = ctypes.c_void_p(library.rd_kafka_new(producer, None, None, ctypes.c_size_t(0)))
+    cluster = ctypes.c_void_p(library.rd_kafka_mock_cluster_new(owner, 1))
+
+    def refuse(code: int) -> None:
+        library.rd_kafka_mock_push_request_errors(cluster, produce, ctypes.c_size_t(1), code)
+
+    yield library.rd_kafka_mock_cluster_bootstraps(cluster).decode(), refuse
+    library.rd_kafka_mock_cluster_destroy(cluster)
+    library.rd_kafka_destroy(owner)
 
 
 def new_settings(brokers: str, **changes) -> KafkaSettings:

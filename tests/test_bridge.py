@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from serve_app import client
 from serve_app.bridges.bridge import Bridge
+from serve_app.bridges.messages import AudioChunk
 from serve_app.bridges.settings import KafkaSettings
 from serve_app.telemetry.bridge_metrics import BridgeMetrics
 from tests.kafka_support import BEGINNING, Reader, cut, mock_brokers, new_settings, send, words
@@ -129,6 +130,34 @@ async def test_what_cannot_be_used_becomes_a_dead_letter_and_the_rest_goes_on(br
         assert int(headers["original_bytes"]) == len(value)
     assert metrics.duplicates_total._value.get() == 1
     assert metrics.dead_letters_total._value.get() == len(poison)
+
+
+async def test_what_is_too_large_for_the_brokers_is_put_aside_once_and_the_rest_goes_on(brokers, service):
+    """A transcript; and a dead letter of which not even the key can be sent."""
+    settings = new_settings(
+        brokers, session_gap_seconds=1.0, language="x" * 600, librdkafka={"message.max.bytes": 1_000}
+    )
+    chunks = [
+        AudioChunk(device_id=device, recorded_at=BEGINNING, audio_data=b"", chunk_id=device)
+        for device in ("a", "l" * 250, "z")
+    ]
+    send(settings, (b"k" * 2_000, b"this is no JSON"), *chunks)
+    async with bridged(settings, service.url) as metrics:
+        letters = Reader(settings, settings.dead_letter_topic)
+        try:
+            transcripts = await read(settings, 2)
+            await asyncio.to_thread(letters.wait_for, 1, PATIENCE_SECONDS)
+        finally:
+            letters.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while metrics.lag._value.get() or metrics.pending._value.get():
+                await asyncio.sleep(0.1)
+    assert sorted(transcript["chunk_id"] for transcript in transcripts) == ["a", "z"]
+    [letter] = letters.messages
+    assert letter.value().startswith(b'{"device_id":"lll')
+    reason = dict(letter.headers())["reason"].decode()
+    assert reason.startswith("transcript: expected at most 1000 bytes (kafka.librdkafka: message.max.bytes), got ")
+    assert metrics.dead_letters_total._value.get() == 2
 
 
 async def test_a_session_goes_on_in_another_one_when_the_service_loses_it(brokers, engines, clip):

@@ -2,13 +2,15 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import KafkaError, Message
 
-from serve_app.bridges.broker import Assigned, Batch, Broker, BrokerFailed
+from serve_app.bridges.broker import Assigned, Batch, Broker, BrokerFailed, Record, TooLarge
 from serve_app.bridges.settings import KafkaSettings
-from tests.kafka_support import commit_position, mock_brokers, new_settings, send
+from tests.kafka_support import Reader, commit_position, mock_brokers, new_settings, refusing_brokers, send
 
 PATIENCE_SECONDS = 60
 
@@ -93,6 +95,64 @@ async def test_a_partition_that_was_paused_is_read_when_it_comes_back(brokers):
                 read |= await follow(first, mine)
     finally:
         await first.close()
+
+
+class Slowly(list[Record]):
+    """Records of which the brokers have refused the first before the next is produced."""
+
+    def __iter__(self) -> Iterator[Record]:
+        for record in super().__iter__():
+            yield record
+            time.sleep(1)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("code", [KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE])
+async def test_what_the_brokers_call_too_large_is_named_and_dead_letters_are_cut_first(code):
+    with refusing_brokers() as (address, refuse):
+        settings = new_settings(address, dead_letter_bytes=3)
+        answer, other = (
+            Record(settings.output_topic, b"device", value, source=Message(topic="audio", partition=0))
+            for value in (b"answer", b"other")
+        )
+        letter = Record(settings.dead_letter_topic, b"device", b"letter")
+        broker = Broker(settings, lambda partitions: Batch())
+
+        async def refused(record: Record) -> list[TooLarge]:
+            refuse(code)
+            batch = Batch(Slowly([record, other]), {0: (0, "")}, {0: 2})
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert not await broker.commit(batch)
+                await carried(other)
+            return batch.too_large
+
+        async def carried(record: Record) -> None:
+            while not await broker.commit(Batch([record], {0: (0, "")}, {0: 1})):
+                pass  # after a refusal the mock brokers expect the numbers of what they have refused, once
+
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await broker.start()
+                while not any(isinstance(new, Assigned) for new in (await broker.poll())[0]):
+                    pass
+            [too_large] = await refused(answer)
+            assert too_large.record is answer
+            limit = f"what the brokers take ({settings.output_topic}: max.message.bytes)"
+            assert too_large.reason == f"expected {limit}, got 6 bytes and a key of 6"
+            assert await refused(letter) == []
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await carried(letter)
+            assert await refused(letter) == []
+            [too_large] = await refused(letter)
+            assert too_large.record is letter
+        finally:
+            await broker.close()
+        reader = Reader(settings, settings.dead_letter_topic)
+        try:
+            reader.wait_for(1, PATIENCE_SECONDS)
+        finally:
+            reader.close()
+        assert b"l" in [message.value() for message in reader.messages]
 
 
 async def test_properties_that_are_wrong_leave_no_thread_behind(brokers):

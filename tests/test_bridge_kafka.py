@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,16 @@ def test_wrong_settings_are_told(tmp_path):
     with process(log, LOOM_KAFKA_BOOTSTRAP_SERVERS="") as bridge:
         assert bridge.wait(PATIENCE_SECONDS) == 2
     assert log.read_text() == "LOOM_KAFKA_BOOTSTRAP_SERVERS: expected brokers (host:port), got nothing\n"
+
+
+def test_a_port_that_is_taken_is_told(tmp_path):
+    log = tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with process(log, "--port", str(port), LOOM_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1") as bridge:
+            assert bridge.wait(PATIENCE_SECONDS) == 2
+    [line] = log.read_text().splitlines()
+    assert line.startswith(f"cannot listen on 127.0.0.1:{port} (Address already in use")
 
 
 async def test_without_brokers_it_is_not_ready_and_still_ends_when_told_to(tmp_path):

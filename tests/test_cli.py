@@ -292,6 +292,15 @@ def test_serve_does_not_wait_for_gpus_that_are_not_there(tmp_path: Path):
     assert_fails(stt("serve", "--config", str(file), "--port", "21996"), 2, *advice)
 
 
+def test_serve_does_not_wait_for_cpus_that_are_not_there(tmp_path: Path):
+    config = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    config["applications"][0]["args"]["engine"] |= {"replicas": 999, "num_cpus": 1}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    advice = ("num_cpus: expected at most", "got 1000 (ingress: 1 of 1, engine of demo: 999 of 1)", "RAY_ADDRESS")
+    assert_fails(stt("serve", "--config", str(file), "--port", "21996"), 2, *advice)
+
+
 def test_one_of_several_models_is_meant_by_its_name_or_its_model(tmp_path: Path):
     folder = Path(shutil.copytree(MODELS_FOLDER / "demo", tmp_path / "mine"))
     config = yaml.safe_load(DEFAULT_CONFIG.read_text())
@@ -315,6 +324,22 @@ def test_fetch_says_where_a_checkpoint_is():
     assert (result.exit_code, result.stdout.strip()) == (0, str(MODELS_FOLDER / "demo"))
     assert_fails(stt("fetch", "no-such-model"), 2, "model: expected one of")
     assert_fails(stt("fetch", "someone/else", HF_HUB_OFFLINE="1"), 2, "not in the local cache")
+
+
+def test_fetch_needs_no_more_of_the_settings_than_what_names_models(tmp_path: Path):
+    folder = Path(shutil.copytree(MODELS_FOLDER / "demo", tmp_path / "mine"))
+    config = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    args = config["applications"][0]["args"]
+    args["models"] = [{"model": str(folder), "name": "small", "engine": {"gpu": "none of this kind", "slots": 0}}]
+    args |= {"engine": {"slots": -1, "model_cache_dir": str(tmp_path)}, "auth": {"mode": "keys"}, "kafka": "?", "x": 1}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    for model, expected in (("small", folder), ("demo", MODELS_FOLDER / "demo")):
+        result = stt("fetch", model, "--config", str(file), BATCH_SIZE="many")
+        assert (result.exit_code, result.stdout.strip()) == (0, str(expected))
+    args["models"].append({"name": "nameless"})
+    file.write_text(yaml.safe_dump(config))
+    assert_fails(stt("fetch", "demo", "--config", str(file)), 2, f"{file}: models[1].model: expected a value, got none")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])

@@ -37,13 +37,21 @@ def test_without_haproxy_any_number_will_do(monkeypatch: pytest.MonkeyPatch):
         (4096, {}, "or take RAY_SERVE_HAPROXY_MAXCONN=1584"),
         (4096, {"RAY_SERVE_HAPROXY_MAXCONN": "1584"}, None),
         (4096, {"RAY_SERVE_HAPROXY_MAXCONN": "1584", "RAY_SERVE_HAPROXY_NBTHREAD": "5"}, "at least 4099, "),
-        (64, {}, "or take RAY_SERVE_HAPROXY_MAXCONN=0"),
+        (386, {}, "or take RAY_SERVE_HAPROXY_MAXCONN=100"),
     ],
 )
 def test_the_hard_limit_decides(monkeypatch: pytest.MonkeyPatch, hard: int, more: dict[str, str], expected: str | None):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, hard))
     said = problem({"RAY_SERVE_ENABLE_HA_PROXY": "1"} | more)
     assert said is None if expected is None else expected in str(said)
+
+
+@pytest.mark.parametrize("hard", [0, 64, 137, 385])
+def test_a_limit_for_hardly_a_connection_can_only_be_raised(monkeypatch: pytest.MonkeyPatch, hard: int):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
+    said = str(problem({"RAY_SERVE_ENABLE_HA_PROXY": "1"}))
+    assert f"expected a hard limit of at least 10376, for HAProxy with 4096 connections, got {hard}: raise it" in said
+    assert "MAXCONN" not in said
 
 
 @pytest.mark.parametrize("missing", [0, 1])

@@ -248,6 +248,29 @@ def test_a_group_with_every_key_commented_out_is_empty() -> None:
     assert from_args({"engine": None}, {"BATCH_SIZE": "5"}).engine.slots == 5
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        {name: None for name, field in Settings.model_fields.items() if group_of(field.annotation)},
+        {"auth": {"keys": None}, "ingress": {"allowed_origins": None}},
+        {"models": None, "engine": {}},
+    ],
+)
+def test_groups_and_lists_with_everything_commented_out_are_empty(args: dict) -> None:
+    assert from_args(args, {}) == Settings()
+
+
+def test_a_kafka_group_with_every_key_commented_out_is_no_bridge_unless_the_environment_names_brokers(caplog) -> None:
+    servers = {"LOOM_KAFKA_BOOTSTRAP_SERVERS": "kafka:9092"}
+    kafka = from_args({"kafka": None}, servers).kafka
+    assert kafka == from_args({}, servers).kafka == KafkaSettings(bootstrap_servers="kafka:9092")
+    assert from_args({"kafka": None}, {}).kafka is None
+    assert not caplog.text
+    assert from_args({"kafka": None}, {"LOOM_KAFKA_INPUT_TOPIC": "audio"}).kafka is None
+    assert "LOOM_KAFKA_INPUT_TOPIC: ignored" in caplog.text
+    assert from_args({"kafka": {"librdkafka": None}}, servers).kafka == kafka
+
+
 def test_autoscaling_with_every_key_commented_out_has_the_earlier_services_defaults() -> None:
     engine = from_args({"engine": {"autoscaling": None}}, {}).engine
     assert engine.autoscaling == AutoscalingSettings(
@@ -514,9 +537,46 @@ def test_a_wrong_key_of_the_model_that_becomes_the_first_is_told_too():
         from_args(wrong, {"MODEL_NAME": "small"})
 
 
+TOO_MANY = {"gpu": "L4", "slots": 4000}
+
+
+@pytest.mark.parametrize(
+    ("further", "begins"),
+    [
+        ([{"model": "demo", "engine": {"slots": 0}}], "models[0].engine.slots: expected"),
+        ([{"model": "stt-1b-en_fr", "name": "demo", "engine": TOO_MANY}], "models[0].engine.slots: expected at most"),
+        ([{"model": "demo"}, {"model": "stt-2.6b-en", "engin": 1}], "models[1].engin: unknown key"),
+        ([{"model": "demo"}, {"model": "stt-2.6b-en", "name": "dem o"}], "models[1].name: expected text"),
+        ([{"model": "x/1"}, {"model": "demo"}, {"model": "x/2", "engine": {"slots": 0}}], "models[2].engine.slots: "),
+        ([{"model": "x/1", "engine": {"queue_frames": 1}}, {"model": "demo"}], "models[0]: session.window_frames: "),
+        ([{"model": "demo"}, {"model": "x/1", "engine": {"queue_frames": 1}}], "models[1]: session.window_frames: "),
+        ([{"model": "demo"}, {"model": "x/1"}, {"model": "x-1"}], "models[2].name: expected another name"),
+    ],
+)
+def test_a_chosen_models_file_is_blamed_where_it_is_wrong(further: list, begins: str):
+    with pytest.raises(SettingsError) as error:
+        from_args({"model": "stt-1b-en_fr", "models": further}, {}, "here.yaml", {"model": "demo"})
+    (problem,) = error.value.problems
+    assert problem.startswith(f"here.yaml: {begins}")
+
+
 def test_variables_are_about_the_model_that_has_become_the_first():
     settings = from_args(SEVERAL, {"MODEL_NAME": "small", "BATCH_SIZE": "5"})
     assert {name: one.engine.slots for name, one in settings.served.items()} == {"small": 5, "stt-2.6b-en": 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("group.id", "that the bridge leaves open"),
+        ("acks", "that the bridge leaves open"),
+        ("error_cb", "that are numbers, text, true or false"),
+        ("logger", "that are numbers, text, true or false"),
+    ],
+)
+def test_properties_of_the_brokers_clients_that_cannot_be_set_are_named(name: str, expected: str) -> None:
+    (problem,) = problems_of({"kafka": {"bootstrap_servers": "x:1", "librdkafka": {"linger.ms": 1, name: "hunter1"}}})
+    assert problem == f"here.yaml: kafka.librdkafka: expected properties {expected}, got {name!r}"
 
 
 def test_secrets_for_the_brokers_are_never_repeated():

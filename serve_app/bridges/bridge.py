@@ -97,6 +97,9 @@ class Bridge:
                 self._committed(batch)
             else:
                 self._metrics.aborts_total.inc()
+                for refused in batch.too_large:
+                    for partition in self._partitions.values():
+                        partition.give_up(refused)
         await self._watch(broker)
 
     async def _watch(self, broker: Broker) -> None:

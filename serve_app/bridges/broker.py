@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, TopicDescription
@@ -53,6 +54,9 @@ LETTER_EXTRA_BYTES = 16 * 2**10
 MOST_PRODUCED_BYTES = 10**9
 """librdkafka's own limit."""
 
+TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
+"""Errors that say so of a message."""
+
 TELL_SECONDS = 5.0
 """How long the event loop may take to say what is ready, when partitions are given back."""
 
@@ -69,6 +73,16 @@ class Record:
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+    source: Message | None = None
+    """What an answer answers; None for a dead letter."""
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """A message that the brokers do not take, however often it is sent."""
+
+    record: Record
+    reason: str
 
 
 @dataclass
@@ -80,6 +94,8 @@ class Batch:
     """By partition: its position, and the text with it."""
     answers: dict[int, int] = field(default_factory=dict)
     """By partition: how many of the records are its own."""
+    too_large: list[TooLarge] = field(default_factory=list)
+    """After a transaction that did not come to be: the records that no transaction can carry."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +129,8 @@ class Broker:
         self._loop = asyncio.get_running_loop()
         self._news: list[Assigned | Revoked] = []
         self._letter_bytes = settings.dead_letter_bytes  # less where the brokers take less
+        most_bytes = min(max(10**6, self._letter_bytes + LETTER_EXTRA_BYTES), MOST_PRODUCED_BYTES)
+        self._most_bytes = settings.client_properties.get("message.max.bytes", most_bytes)
         try:
             self._consumer, self._producer, self._admin = self._clients()
         except KafkaException as error:
@@ -143,10 +161,9 @@ class Broker:
             {
                 "transaction.timeout.ms": round(1000 * settings.transaction_timeout_seconds),
                 "linger.ms": 0,
-                "message.max.bytes": min(
-                    max(10**6, settings.dead_letter_bytes + LETTER_EXTRA_BYTES), MOST_PRODUCED_BYTES
-                ),
+                "message.max.bytes": self._most_bytes,
                 **common,
+                "batch.num.messages": 1,  # brokers that take little refuse a whole batch: nobody knows for which one
                 # Of its own for each life: a partition's owner is told apart by its place in the consumer group.
                 "transactional.id": f"{settings.transactional_id_prefix}-{secrets.token_hex(8)}",
             }
@@ -326,7 +343,9 @@ class Broker:
         try:
             self._producer.begin_transaction()
             for record in batch.records:
-                self._produce(record)
+                self._produce(record, batch)
+            if batch.too_large:
+                return self._abort("messages are too large")
             positions = [
                 TopicPartition(self._settings.input_topic, partition, position, metadata=mark(self._topic_id, text))
                 for partition, (position, text) in batch.positions.items()
@@ -336,34 +355,54 @@ class Broker:
             _again(lambda: self._producer.commit_transaction(CALL_SECONDS))
         except KafkaException as failure:
             error: KafkaError = failure.args[0]
-            if not error.txn_requires_abort():
+            # A message of a transaction that has failed meanwhile is no longer taken, and the error says no more.
+            if not error.txn_requires_abort() and error.code() != KafkaError._STATE:
                 raise
-            _log.warning("transaction aborted", reason=str(error))
-            _again(lambda: self._producer.abort_transaction(CALL_SECONDS))
-            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                self._shorten_letters()
-            return False
+            return self._abort(str(error))
         return True
 
-    def _produce(self, record: Record) -> None:
+    def _abort(self, reason: str) -> Literal[False]:
+        _log.warning("transaction aborted", reason=reason)
+        _again(lambda: self._producer.abort_transaction(CALL_SECONDS))
+        return False
+
+    def _produce(self, record: Record, batch: Batch) -> None:
         """Hand a message over, waiting where librdkafka's queue is full; of a dead letter only as much as is taken."""
-        is_letter = record.topic == self._settings.dead_letter_topic
         while True:
-            value = record.value[: self._letter_bytes] if is_letter else record.value
+            value = record.value[: self._letter_bytes] if record.source is None else record.value
+            delivered = partial(self._delivered, batch, record, len(value))
             try:
-                self._producer.produce(record.topic, value=value, key=record.key, headers=list(record.headers))
+                self._producer.produce(
+                    record.topic, value=value, key=record.key, headers=list(record.headers), on_delivery=delivered
+                )
                 return
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as failure:
-                if failure.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE or not value or not is_letter:
+                if failure.args[0].code() not in TOO_LARGE:
                     raise
-                self._shorten_letters()
+                limit = f"at most {self._most_bytes} bytes (kafka.librdkafka: message.max.bytes)"
+                if not self._shorter(batch, record, len(value), limit):
+                    return
 
-    def _shorten_letters(self) -> None:
-        """A message was too large: keep less of the next dead letters, in the end nothing but the reason."""
-        self._letter_bytes //= 2
-        _log.warning("dead letters are cut shorter: the brokers take none so long", bytes=self._letter_bytes)
+    def _delivered(self, batch: Batch, record: Record, size: int, error: KafkaError | None, _: Message) -> None:
+        if error and error.code() in TOO_LARGE:
+            self._shorter(batch, record, size, f"what the brokers take ({record.topic}: max.message.bytes)")
+
+    def _shorter(self, batch: Batch, record: Record, size: int, limit: str) -> bool:
+        """A message was too large. Keep less of the next dead letters, in the end nothing but the reason; whether
+        that may help, else it cannot be produced.
+        """
+        if record.source is not None or not size:
+            if record.source is None:  # its key or its reason is too long, which says nothing of the next ones
+                self._letter_bytes = self._settings.dead_letter_bytes
+            got = f"{size} bytes and a key of {len(record.key or b'')}"
+            batch.too_large.append(TooLarge(record, f"expected {limit}, got {got}"))
+            return False
+        if size // 2 < self._letter_bytes:
+            self._letter_bytes = size // 2
+            _log.warning("dead letters are cut shorter: the brokers take none so long", bytes=self._letter_bytes)
+        return True
 
     def _lag(self, positions: dict[int, int]) -> int:
         lag = 0

@@ -12,7 +12,7 @@ The log (stderr, a JSON object per line) says `bridge is listening` with the `po
 `partitions revoked`; librdkafka's own lines have its `client` and its `facility`. SIGTERM and SIGINT let the
 transaction in flight end, give the partitions back and exit with 0; SIGKILL at any moment costs nothing but time:
 whoever takes the partitions over goes on where the last transaction was.
-Exit status 2: the settings are wrong.
+Exit status 2: the settings are wrong, or the port cannot be listened on.
 """
 
 import asyncio
@@ -57,12 +57,18 @@ def main(
     except SettingsError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
+    try:
+        listener = socket.create_server((host, port))
+    except (OSError, UnicodeError) as error:  # the latter for what can be no host's name
+        reason = getattr(error, "strerror", None) or error
+        print(f"cannot listen on {host}:{port} ({reason}): --host and --port choose another address", file=sys.stderr)
+        raise typer.Exit(2) from None
     configure_logging(settings.log_level, settings.log_format)
     url = url or settings.kafka.service_url or DEFAULT_URL
-    asyncio.run(_run(settings.kafka, url, bridge_key(settings.kafka), host, port))
+    asyncio.run(_run(settings.kafka, url, bridge_key(settings.kafka), listener))
 
 
-async def _run(settings: KafkaSettings, url: str, key: str | None, host: str, port: int) -> None:
+async def _run(settings: KafkaSettings, url: str, key: str | None, listener: socket.socket) -> None:
     metrics = BridgeMetrics(CollectorRegistry())
     ProcessCollector(registry=metrics.registry)
     bridge = Bridge(settings, url, key, metrics)
@@ -70,7 +76,6 @@ async def _run(settings: KafkaSettings, url: str, key: str | None, host: str, po
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, bridge.stop)
     source = Source(BRIDGE, f"{socket.gethostname()}-{secrets.token_hex(4)}")
-    listener = socket.create_server((host, port))
     app = application(bridge, metrics.registry, source)
     server = _Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     serving = asyncio.create_task(server.serve([listener]))

@@ -10,7 +10,7 @@ from datetime import timedelta
 from confluent_kafka import Message
 
 from serve_app.bridges.audio import Sound, decode_chunk
-from serve_app.bridges.broker import Record
+from serve_app.bridges.broker import Record, TooLarge
 from serve_app.bridges.device import Answer
 from serve_app.bridges.ledger import MOST_AHEAD, Ledger
 from serve_app.bridges.messages import AudioChunk, ChunkTranscript, TranscribedWord, UnreadableChunk, read_chunk
@@ -147,6 +147,21 @@ class Partition:
                 device.close()
                 del self._devices[name]
 
+    def give_up(self, refused: TooLarge) -> None:
+        """Where this is ours: a dead letter takes an answer's place, and nothing takes a dead letter's."""
+        record, reason = refused.record, refused.reason
+        place = next((place for place, ready in enumerate(self.ready) if ready is record), None)
+        if place is None:
+            return
+        if record.source is not None:
+            _log.error("transcript too large", offset=record.source.offset(), reason=reason)
+            self._metrics.dead_letters_total.inc()
+            self.ready[place] = dead_letter(record.source, f"transcript: {reason}", self._settings)
+        else:
+            facts = {name: fact.decode() for name, fact in record.headers}
+            _log.error("dead letter too large, it is lost", too_large=reason, **facts)
+            del self.ready[place]
+
     async def close(self) -> None:
         """Let go of everything."""
         devices, self._devices = list(self._devices.values()), {}
@@ -162,9 +177,8 @@ class Partition:
         self._metrics.processing_seconds.observe(seconds)
         self._metrics.transcripts_total.inc()
         transcript = _transcript(answer, self._settings.language, self._transcriber.model, seconds)
-        key = answer.piece.chunk.device_id.encode()
-        self.ready.append(Record(self._settings.output_topic, key, transcript.model_dump_json().encode()))
-        self._release(answer.piece)
+        key, value = answer.piece.chunk.device_id.encode(), transcript.model_dump_json().encode()
+        self.ready.append(Record(self._settings.output_topic, key, value, source=self._release(answer.piece)))
         self._done(answer.piece.offset)
 
     def refuse(self, piece: Piece, reason: str) -> None:

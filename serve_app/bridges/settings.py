@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+
+from serve_app.settings_group import Group
 
 UNDETERMINED = "und"
 """ISO 639's code for a language that nobody has named."""
@@ -12,10 +14,14 @@ UNDETERMINED = "und"
 DEAD_LETTER_SUFFIX = ".dead-letter"
 
 RESERVED = (
-    "bootstrap.servers", "group.id", "transactional.id", "enable.auto.commit", "enable.auto.offset.store",
-    "enable.idempotence", "isolation.level", "partition.assignment.strategy", "auto.offset.reset", "group.protocol",
+    "bootstrap.servers", "metadata.broker.list", "group.id", "transactional.id", "enable.auto.commit",
+    "auto.commit.enable", "enable.auto.offset.store", "enable.idempotence", "acks", "request.required.acks",
+    "batch.num.messages", "isolation.level", "partition.assignment.strategy", "auto.offset.reset", "group.protocol",
 )  # fmt: skip
-"""Properties of librdkafka on which the bridge's promises rest."""
+"""Properties of librdkafka on which the bridge's promises rest, and other names of them."""
+
+CODE = ("logger", "on_commit", "on_delivery", "opaque", "default.topic.config")
+"""Properties that are objects of a program; so are all whose name ends in `_cb`."""
 
 LONGEST_GAP_SECONDS = 25.0
 """Sessions end by themselves after `session.idle_audio_timeout_seconds` (30 s) without audio."""
@@ -39,12 +45,8 @@ def _upper_case(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
-class KafkaSettings(BaseModel):
+class KafkaSettings(Group):
     """The bridge between Kafka topics and the service: chunks of devices' audio in, timed words out."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
     bootstrap_servers: str = Field(min_length=1)
     """Brokers to begin with: host:port, separated by commas."""
@@ -90,7 +92,7 @@ class KafkaSettings(BaseModel):
     ssl_key_password: SecretStr | None = None
     """Password of that key."""
 
-    librdkafka: dict[str, SecretStr | int | float | bool] = {}
+    librdkafka: dict[str, SecretStr | int | float | bool] = Field(default={})
     """Any other property of librdkafka, by its own name, but for those that the bridge relies on. Text is never shown:
     many of them are passwords and keys, and later versions have more."""
 
@@ -143,10 +145,12 @@ class KafkaSettings(BaseModel):
 
     @field_validator("librdkafka")
     @classmethod
-    def _nothing_reserved(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _only_what_is_open(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if name in RESERVED:
                 raise ValueError(f"expected properties that the bridge leaves open, got {name!r}")
+            if name in CODE or name.endswith("_cb"):
+                raise ValueError(f"expected properties that are numbers, text, true or false, got {name!r}")
         return value
 
     @property

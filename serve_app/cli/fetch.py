@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from serve_app.checkpoint.files import CheckpointError
-from serve_app.cli.config import DEFAULT_CONFIG, Overrides
+from serve_app.cli.config import DEFAULT_CONFIG
 from serve_app.cli.failure import BAD_INPUT, fail
 from serve_app.cli.fetching import fetch_parts
-from serve_app.settings import SettingsError
+from serve_app.settings import SettingsError, load_for_fetching
 
 
 def fetch(
@@ -18,7 +18,7 @@ def fetch(
 ) -> None:
     """Download a model's checkpoint, check it, and say where it is: for images, and for machines without a network."""
     try:
-        parts = fetch_parts(Overrides.from_environment(model=model).settings(config))
+        parts = fetch_parts(load_for_fetching(config, model))
     except (SettingsError, CheckpointError) as error:
         fail(error, BAD_INPUT)
     typer.echo(parts.config_path.parent)

@@ -14,6 +14,9 @@ FILES_PER_CONNECTION = 2.5
 
 FILES_PER_THREAD = 3
 
+FEWEST_CONNECTIONS = 100
+"""Nobody is told to do with fewer."""
+
 OTHER_FILES = 124
 """24 of its own, and one for each replica that it looks after: a hundred."""
 
@@ -31,12 +34,12 @@ def problem(environment: Mapping[str, str]) -> str | None:
     needed = int(FILES_PER_CONNECTION * connections) + others
     if hard == resource.RLIM_INFINITY or hard >= needed:
         return None
-    fewer = max(0, int((hard - others) / FILES_PER_CONNECTION))
+    fewer = int((hard - others) / FILES_PER_CONNECTION)
     return (
         f"open files (`ulimit -Hn`): expected a hard limit of at least {needed}, for HAProxy with {connections}"
         f" connections, got {hard}: raise it (`ulimit -Hn 65536` as root, LimitNOFILE=65536 in a systemd unit,"
-        f" docker run --ulimit nofile=65536), or take {CONNECTIONS[0]}={fewer}"
-    )
+        " docker run --ulimit nofile=65536)"
+    ) + (f", or take {CONNECTIONS[0]}={fewer}" if fewer >= FEWEST_CONNECTIONS else "")
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -21,7 +21,7 @@ import httpx
 import typer
 import yaml
 
-from serve_app.cli import leftovers, open_files, processes
+from serve_app.cli import leftovers, open_files, own_cpus, processes
 from serve_app.cli.config import Address, Overrides, effective_config
 from serve_app.cli.own_gpus import OwnGpus
 from serve_app.cli.ray_access import write_ray_access
@@ -207,8 +207,8 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     """Start the service; whatever ends the block ends the service.
 
     Signals that would end this process raise SystemExit inside the block. `output` gets what the service prints.
-    Raises `UnusableConfig`, `StartFailed`, and `SettingsError` where strangers could come in unasked, or where engines
-    ask a Ray of our own for GPUs that this machine does not have.
+    Raises `UnusableConfig`, `StartFailed`, and `SettingsError` where strangers could come in unasked, or where
+    replicas ask a Ray of our own for GPUs or CPUs that this machine does not have.
     """
     effective, address = effective_config(config, overrides)
     _check_free(address)
@@ -216,6 +216,7 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     settings.auth.check_host(address.host)
     if overrides.private:
         OwnGpus.found().check(*(served.engine for served in settings.served.values()))
+        own_cpus.check(settings, own_cpus.found())
     with processes.signals_as_exits():
         leftovers.sweep()
         server, folder = None, leftovers.RunFolder()
