@@ -1,5 +1,6 @@
 """How far a long run has come, on stderr: a bar in a terminal, elsewhere a line now and then."""
 
+import sys
 import time
 from contextlib import ExitStack
 from types import TracebackType
@@ -27,7 +28,8 @@ class Progress:
             TextColumn("{task.percentage:.0f} %"),
             TimeElapsedColumn(),
         )
-        self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._has_bar = sys.stderr.isatty() and not self._console.is_dumb_terminal
+        self._bar = Bar(*columns, console=self._console, disable=not self._has_bar)
         self._task = self._bar.add_task(text, total=None)
         self._shown = ExitStack()
 
@@ -44,7 +46,7 @@ class Progress:
         self._bar.update(self._task, completed=share, total=1.0 if share else None, description=text)
         now = time.monotonic()
         said, at = self._said
-        if self._console.is_terminal or (text == said and now - at < PLAIN_SECONDS):
+        if self._has_bar or (text == said and now - at < PLAIN_SECONDS):
             return
         self._said = text, now
         line = f"{now - self._begun_at:5.0f} s  {share:4.0%}  {text}"

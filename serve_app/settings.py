@@ -765,7 +765,7 @@ def from_args(
     """
     if chosen := options.get("model") or environ.get("MODEL_NAME", "").strip():
         args = with_model(args, str(chosen))
-    first = None if "engine" in args else _further(args, args.get("model"), _served_as)
+    first = None if args.get("engine") is not None else _further(args, args.get("model"), _served_as)
     context: dict[str, Any] = {}
     if first:
         place = args["models"].index(first)

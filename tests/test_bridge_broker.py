@@ -138,7 +138,7 @@ async def test_what_the_brokers_call_too_large_is_named_and_dead_letters_are_cut
             [too_large] = await refused(answer)
             assert too_large.record is answer
             limit = f"what the brokers take ({settings.output_topic}: max.message.bytes)"
-            assert too_large.reason == f"expected {limit}, got 6 bytes and a key of 6"
+            assert too_large.reason == f"expected {limit}, got 6 bytes, a key of 6 and headers"
             assert await refused(letter) == []
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await carried(letter)

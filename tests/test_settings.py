@@ -248,6 +248,11 @@ def test_a_group_with_every_key_commented_out_is_empty() -> None:
     assert from_args({"engine": None}, {"BATCH_SIZE": "5"}).engine.slots == 5
 
 
+def test_an_empty_engine_is_no_choice_between_models() -> None:
+    models = [{"model": "demo", "name": "small", "engine": {"slots": 3}}]
+    assert from_args({"model": "small", "models": models, "engine": None}, {}).engine.slots == 3
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -570,6 +575,7 @@ def test_variables_are_about_the_model_that_has_become_the_first():
     [
         ("group.id", "that the bridge leaves open"),
         ("acks", "that the bridge leaves open"),
+        ("topic.acks", "that the bridge leaves open"),
         ("error_cb", "that are numbers, text, true or false"),
         ("logger", "that are numbers, text, true or false"),
     ],

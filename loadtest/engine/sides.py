@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loadtest.engine.stages import Stages
 from serve_app.model import Checkpoint, SpeechModel
+from serve_app.model.step_threads import StepThreads
 from serve_app.speech import FRAME_SAMPLES, History
 
 PREFILL_POSITIONS = 16
@@ -77,6 +78,7 @@ class Upstream:
         self.stages = Stages(checkpoint.device)
         self._slots, self._device = slots, checkpoint.device
         self._mimi, self._lm = checkpoint.mimi, checkpoint.lm
+        self._threads = StepThreads(checkpoint.lm.transformer)  # as many as ours: it is not threads that are compared
         self._logits = torch.zeros(0)
         self._generator: Any = LMGen(
             self._lm, use_sampling=False, temp=0, temp_text=0, support_out_of_sync=True,
@@ -123,7 +125,7 @@ class Upstream:
 
     def step(self, slots: NDArray[np.int64], frames: NDArray[np.float32]) -> Said:
         """One frame for each of `slots`."""
-        with torch.no_grad(), self._uncompiled():
+        with torch.no_grad(), self._uncompiled(), self._threads.chosen(self._slots):
             mask = torch.zeros(self._slots, dtype=torch.bool)
             mask[torch.from_numpy(slots)] = True
             audio = np.zeros((self._slots, 1, FRAME_SAMPLES), np.float32)

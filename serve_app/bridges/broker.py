@@ -381,7 +381,7 @@ class Broker:
             except KafkaException as failure:
                 if failure.args[0].code() not in TOO_LARGE:
                     raise
-                limit = f"at most {self._most_bytes} bytes (kafka.librdkafka: message.max.bytes)"
+                limit = f"at most {self._most_bytes} bytes in all (kafka.librdkafka: message.max.bytes)"
                 if not self._shorter(batch, record, len(value), limit):
                     return
 
@@ -396,7 +396,7 @@ class Broker:
         if record.source is not None or not size:
             if record.source is None:  # its key or its reason is too long, which says nothing of the next ones
                 self._letter_bytes = self._settings.dead_letter_bytes
-            got = f"{size} bytes and a key of {len(record.key or b'')}"
+            got = f"{size} bytes, a key of {len(record.key or b'')} and headers"
             batch.too_large.append(TooLarge(record, f"expected {limit}, got {got}"))
             return False
         if size // 2 < self._letter_bytes:

@@ -17,6 +17,7 @@ RESERVED = (
     "bootstrap.servers", "metadata.broker.list", "group.id", "transactional.id", "enable.auto.commit",
     "auto.commit.enable", "enable.auto.offset.store", "enable.idempotence", "acks", "request.required.acks",
     "batch.num.messages", "isolation.level", "partition.assignment.strategy", "auto.offset.reset", "group.protocol",
+    "group.instance.id",
 )  # fmt: skip
 """Properties of librdkafka on which the bridge's promises rest, and other names of them."""
 
@@ -147,7 +148,7 @@ class KafkaSettings(Group):
     @classmethod
     def _only_what_is_open(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
-            if name in RESERVED:
+            if name.removeprefix("topic.") in RESERVED:  # with it librdkafka knows properties of topics, too
                 raise ValueError(f"expected properties that the bridge leaves open, got {name!r}")
             if name in CODE or name.endswith("_cb"):
                 raise ValueError(f"expected properties that are numbers, text, true or false, got {name!r}")

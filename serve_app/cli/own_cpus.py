@@ -8,10 +8,10 @@ _Part = tuple[str, int, float]  # whose replicas, how many of them, CPUs of each
 
 
 def found() -> int:
-    """How many Ray finds here."""
-    from ray._private.utils import get_num_cpus  # a second, which few commands need
+    """How many Ray finds here, or is told of (RAY_OVERRIDE_RESOURCES)."""
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec  # a second, which few commands need
 
-    return int(get_num_cpus(override_docker_cpu_warning=True))
+    return int(ResourceAndLabelSpec().resolve(is_head=True).num_cpus)
 
 
 def check(settings: Settings, count: int) -> None:
@@ -37,6 +37,7 @@ def check(settings: Settings, count: int) -> None:
         raise SettingsError(
             [
                 f"num_cpus: expected at most {count} CPUs in all, which this machine has, got {needed:g} ({reserved}):"
-                " ask for fewer replicas or a smaller num_cpus, or serve on a cluster (RAY_ADDRESS)"
+                " ask for fewer replicas or less (engine.num_cpus, ingress.num_cpus: 0.5 is fine), or serve on a"
+                " cluster (RAY_ADDRESS)"
             ]
         )

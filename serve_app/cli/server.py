@@ -216,7 +216,8 @@ def running(config: Path, overrides: Overrides, output: BinaryIO) -> Iterator[Se
     settings.auth.check_host(address.host)
     if overrides.private:
         OwnGpus.found().check(*(served.engine for served in settings.served.values()))
-        own_cpus.check(settings, own_cpus.found())
+        if not effective["applications"][0].get("deployments"):  # Serve's own way to ask for something else
+            own_cpus.check(settings, own_cpus.found())
     with processes.signals_as_exits():
         leftovers.sweep()
         server, folder = None, leftovers.RunFolder()

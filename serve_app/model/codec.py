@@ -61,6 +61,7 @@ class _AudioConv:
         most = max(1, PRODUCT_COLUMNS // channels)
         self._outputs = max(size for size in range(1, most + 1) if FRAME_SAMPLES % size == 0)
         self._window, self._tail = self._outputs + kernel - 1, module._padding_total
+        # Samples of a window by outputs and their channels: a band, as the next output hears samples one later.
         matrix = conv.weight.new_zeros(self._window, self._outputs, channels)
         for output in range(self._outputs):
             matrix[output : output + kernel, output] = conv.weight[:, 0].T

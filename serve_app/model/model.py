@@ -10,7 +10,7 @@ from torch import Tensor
 
 from serve_app.model.checkpoint import Checkpoint
 from serve_app.model.codec import Codec
-from serve_app.model.decoder import Decoder
+from serve_app.model.decoder import PREFILL_POSITIONS, Decoder
 from serve_app.model.rows import Rows
 from serve_app.model.step_threads import StepThreads
 from serve_app.speech import FRAME_SAMPLES, History, ModelInfo
@@ -170,7 +170,14 @@ class SpeechModel:
             self._hear(slots[moving], np.stack([histories[one].audio[-left] for one in moving]))
             yield
         for slot, history in zip(slots, histories, strict=True):
-            yield from self._decoder.prefill(int(slot), history)
+            pieces = self._decoder.prefill(int(slot), history)
+            while self._has_run(pieces):
+                yield
+
+    def _has_run(self, pieces: Iterator[None]) -> bool:
+        """Run the next piece of a prefill; whether there was one."""
+        with self._threads.chosen(PREFILL_POSITIONS):
+            return next(pieces, False) is None
 
     @torch.inference_mode()
     def _hear(self, slots: NDArray[np.int64], frames: NDArray[np.float32]) -> None:

@@ -15,20 +15,26 @@ SHARED_SECONDS = 0.0005
 """A product that takes one thread longer is worth sharing: waking a thread and waiting for it takes a tenth of that."""
 
 MULTIPLICATIONS_PER_S = 50e9
+"""What one thread multiplies and adds in a second, roughly."""
+
 BYTES_PER_S = 10e9
-"""What one thread does in a second, roughly: multiplies and adds, and reads weights."""
+"""What one thread reads of weights in a second, roughly."""
 
 
 class StepThreads:
     """Chooses for one model. Torch's number of threads is everybody's: it is put back after each step."""
 
     def __init__(self, model: nn.Module) -> None:
-        """The largest matrix of `model` tells."""
+        """The largest matrix of `model` tells; of a speech model take the language model, which does most of the work.
+
+        More than one thread are as many as torch has now.
+        """
         largest = max(model.parameters(), key=torch.numel)
         self._elements, self._bytes = largest.numel(), largest.nbytes
+        self._most = torch.get_num_threads()
 
     def pay(self, rows: int) -> bool:
-        """Whether all threads together are quicker with so many rows than one alone."""
+        """Whether all threads together are quicker with so many rows than one alone: the demo model's from 278 on."""
         seconds = max(rows * self._elements / MULTIPLICATIONS_PER_S, self._bytes / BYTES_PER_S)
         return seconds > SHARED_SECONDS
 
@@ -36,7 +42,7 @@ class StepThreads:
     def chosen(self, rows: int) -> Iterator[None]:
         """Run a step of so many rows on as many threads as pay."""
         before = torch.get_num_threads()
-        torch.set_num_threads(before if self.pay(rows) else 1)
+        torch.set_num_threads(self._most if self.pay(rows) else 1)
         try:
             yield
         finally:
