@@ -20,12 +20,12 @@ with warnings.catch_warnings():  # with the first one torch says, once, that its
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(torch.zeros(1), torch.zeros(0), torch.zeros(0), (0, 0))
 
-FEW_ROWS = 8
+FEW_ROWS = 5
 """Neighbouring rows for which preparing to read caches where they lie costs more than it saves."""
 
 Attention = Callable[[Tensor, Tensor], Tensor]
 """Attention of each row's new positions over its own ring, the new positions included: from queries
-[n, T, heads, dim] and a layer's cache [slots, 2, heads, context, dim] (keys, then values) to [n, T, heads * dim]."""
+[n * T, heads, dim] and a layer's cache [slots, 2, heads, context, dim] (keys, then values) to [n * T, heads * dim]."""
 
 
 def prepare(
@@ -46,8 +46,9 @@ def prepare(
 
     def attend(queries: Tensor, cache: Tensor) -> Tensor:
         held = rows.take(cache[..., :length, :])
-        attended = F.scaled_dot_product_attention(queries.transpose(1, 2), held[:, 0], held[:, 1], attn_mask=bias)
-        return attended.transpose(1, 2).flatten(2)
+        asked = queries.view(-1, steps, *queries.shape[1:]).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(asked, held[:, 0], held[:, 1], attn_mask=bias)
+        return attended.transpose(1, 2).flatten(2).flatten(0, 1)
 
     return attend
 
@@ -63,24 +64,28 @@ def _in_place(slots: NDArray[np.int64], length: int, bias: Tensor | None, steps:
     heads, context, dim = cache.shape[2:]
     shape = (len(slots), steps, heads, length)
     first = (slots[:, None] * (2 * heads) + np.arange(heads)) * context  # of the keys of each head
-    entries = (first[..., None] + np.arange(length)).astype(np.int32)
-    keys = torch.from_numpy(np.repeat(entries[:, None], steps, 1).reshape(-1))
-    values = keys + heads * context
+    entries = np.empty(shape, np.int32)
+    np.add(first.astype(np.int32)[:, None, :, None], np.arange(length, dtype=np.int32), out=entries)
+    keys = torch.from_numpy(entries.reshape(-1))
     starts = torch.arange(0, len(keys) + 1, length, dtype=torch.int32)
-    hidden = torch.zeros(1) if bias is None else bias.transpose(1, 2)
-    scores = torch.empty(shape)
+    hidden = None if bias is None else bias.transpose(1, 2)
+    scores = torch.zeros(shape)
     queries_by_keys = torch.sparse_csr_tensor(
         starts, keys, scores.view(-1), (len(starts) - 1, cache[..., 0].numel()), check_invariants=False
     )
-    scale = 1 / math.sqrt(dim)
+    scale, beta = 1 / math.sqrt(dim), 0 if hidden is None else 1
 
     def attend(queries: Tensor, cache: Tensor) -> Tensor:
         table = cache.view(-1, dim)
-        scores.copy_(hidden)
-        torch.sparse.sampled_addmm(queries_by_keys, queries.reshape(-1, dim), table.T, alpha=scale, out=queries_by_keys)
+        if hidden is not None:
+            scores.copy_(hidden)
+        torch.sparse.sampled_addmm(
+            queries_by_keys, queries.reshape(-1, dim), table.T, beta=beta, alpha=scale, out=queries_by_keys
+        )
         weights = scores.softmax(-1).view(-1)
-        attended = torch.embedding_bag(table, values, starts, per_sample_weights=weights, include_last_offset=True)[0]
-        return attended.view(len(queries), steps, heads * dim)
+        values = table[heads * context :]  # a slot's values lie behind its keys
+        attended = torch.embedding_bag(values, keys, starts, per_sample_weights=weights, include_last_offset=True)[0]
+        return attended.view(len(queries), heads * dim)
 
     return attend
 

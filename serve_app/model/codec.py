@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from moshi.modules.conv import StreamingConv1d
 from moshi.modules.seanet import SEANetResnetBlock
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from serve_app.model.product import Product
 from serve_app.model.quantizer import Quantizer
 from serve_app.model.rows import Rows
 from serve_app.model.transformer import RingTransformer
@@ -24,8 +25,9 @@ from serve_app.speech import FRAME_SAMPLES
 if TYPE_CHECKING:  # needs Triton, which only a GPU does
     from serve_app.model.static_rows import StaticRows
 
-CPU_ROWS = 8
-"""Rows that a CPU takes through the convolutions at once: what they compute at the audio's rate must fit its caches."""
+CPU_ROWS = 16
+"""Rows that a CPU takes through the convolutions at once: enough to be worth the calls, and what they compute at the
+audio's rate should fit its caches."""
 
 PRODUCT_COLUMNS = 64
 """Columns from which on a matrix product keeps a processor busy."""
@@ -65,8 +67,7 @@ class _AudioConv:
         matrix = conv.weight.new_zeros(self._window, self._outputs, channels)
         for output in range(self._outputs):
             matrix[output : output + kernel, output] = conv.weight[:, 0].T
-        self._matrix = matrix.flatten(1)
-        self._bias = conv.bias.repeat(self._outputs)
+        self._product = Product(matrix.flatten(1).T.contiguous(), conv.bias.repeat(self._outputs))
         self._replicate = module.pad_mode == "replicate"
         self._start, self.stop = offset, offset + self._tail
 
@@ -77,7 +78,7 @@ class _AudioConv:
             audio[:, : self._tail] = torch.where(past.fresh[:, None], x[:, 0], kept)
         kept.copy_(audio[:, audio.shape[1] - self._tail :])
         windows = audio.unfold(1, self._window, self._outputs).reshape(-1, self._window)
-        return torch.addmm(self._bias, windows, self._matrix).view(len(x), x.shape[1], -1)
+        return self._product(windows).view(len(x), x.shape[1], -1)
 
 
 class _Conv:
@@ -93,9 +94,9 @@ class _Conv:
         self._taps, self._channels = conv.kernel_size[0] // self._stride, conv.out_channels
         self._later = (self._taps - 1) * self._spacing
         weight = conv.weight.view(self._channels, -1, self._taps, self._stride).flip(2)
-        self._matrix = weight.permute(3, 1, 2, 0).flatten(0, 1).flatten(1).contiguous()
-        bias = self._matrix.new_zeros(self._channels) if conv.bias is None else conv.bias
-        self._bias = F.pad(bias, (0, self._matrix.shape[1] - self._channels))
+        matrix = weight.permute(2, 0, 3, 1).flatten(2).flatten(0, 1).contiguous()
+        bias = None if conv.bias is None else F.pad(conv.bias, (0, len(matrix) - self._channels))
+        self._product, self._inputs = Product(matrix, bias), matrix.shape[1]
         self._first: Tensor | None = None
         if module.pad_mode == "replicate":  # as if everything before a new stream was its first input
             adds = weight.sum(3)  # [channels, inputs, taps]
@@ -105,7 +106,7 @@ class _Conv:
 
     def __call__(self, x: Tensor, past: _Past) -> Tensor:
         outputs = x.shape[1] // self._stride
-        adds = torch.addmm(self._bias, x.reshape(-1, len(self._matrix)), self._matrix)
+        adds = self._product(x.reshape(-1, self._inputs))
         if not self._later:
             return adds.view(len(x), outputs, -1)
         taps = adds.view(len(x), outputs, self._taps, self._channels).unbind(2)
@@ -137,8 +138,9 @@ class Codec:
         """Positions that a frame brings to the codec's transformer."""
         self.codebooks = codebooks
         """Codes per frame."""
-        self._input_proj = projected.input_proj.weight if projected.input_proj is not None else None
-        self._output_proj = getattr(projected.output_projs[0], "weight", None)
+        self._input_proj = Product(projected.input_proj.weight) if projected.input_proj is not None else None
+        output = getattr(projected.output_projs[0], "weight", None)
+        self._output_proj = None if output is None else Product(output)
         self._quantize = Quantizer(mimi.quantizer, codebooks)
         self._memory = torch.zeros(slots, self._width, device=self._device)
         self._rows_at_once = CPU_ROWS if self._device.type == "cpu" else slots
@@ -172,10 +174,10 @@ class Codec:
         pieces = (slice(start, start + self._rows_at_once) for start in range(0, len(frames), self._rows_at_once))
         x = torch.cat([self._encode(frames[piece], past.part(piece)) for piece in pieces])
         if self._input_proj is not None:
-            x = F.linear(x, self._input_proj)
+            x = self._input_proj(x.flatten(0, 1)).view(*x.shape[:2], -1)
         x = self._transformer.step(x, rows)
         if self._output_proj is not None:
-            x = F.linear(x, self._output_proj)
+            x = self._output_proj(x.flatten(0, 1)).view(*x.shape[:2], -1)
         if self._downsample is not None:
             x = self._downsample(x, past)
         rows.put(self._memory, past.memory)
@@ -201,7 +203,7 @@ class Codec:
             elif isinstance(module, SEANetResnetBlock):
                 stages.append(self._residual(module))
             else:
-                stages.append(_activation(module, self._device))
+                stages.append(_memoryless(module))
         return stages
 
     def _residual(self, module: Any) -> Stage:
@@ -217,17 +219,5 @@ class Codec:
         return residual
 
 
-def _activation(module: nn.Module, device: torch.device) -> Stage:
-    if device.type == "cpu" and isinstance(module, nn.ELU) and module.alpha == 1:
-        return lambda x, past: _cpu_elu(x)
+def _memoryless(module: Callable[[Tensor], Tensor]) -> Stage:
     return lambda x, past: module(x)
-
-
-def _cpu_elu(x: Tensor) -> Tensor:
-    """ELU as exact as torch's, near 0 as well, and faster: torch does not compute expm1 in vectors on a CPU.
-
-    With t = tanh(-x / 2), expm1(x) = -2 t / (1 + t).
-    """
-    half = (x * -0.5).clamp_(min=0).tanh_()
-    below = torch.div(half, half + 1, out=half).mul_(-2)
-    return torch.maximum(x, below, out=below)

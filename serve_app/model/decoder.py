@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from serve_app.model.product import Product
 from serve_app.model.rows import Rows
 from serve_app.model.transformer import RingTransformer, norm_function
 from serve_app.speech import History
@@ -42,7 +43,7 @@ class Decoder:
         self._offsets = torch.tensor(offsets, device=self._device)
         self._transformer = RingTransformer(lm.transformer, slots, eight_bit)
         self._out_norm = norm_function(lm.out_norm)
-        self._out = _join([lm.text_linear.weight, *(head.weight for head in lm.extra_heads)])
+        self._out = Product(_join([lm.text_linear.weight, *(head.weight for head in lm.extra_heads)]))
         self._text_bias = lm.text_linear.bias
         self._text_cardinality = int(lm.text_linear.weight.shape[0])
         self.heads = len(lm.extra_heads)
@@ -123,7 +124,7 @@ class Decoder:
 
     def _read(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `step` returns, of the transformer's output [n, width]; tokens are the likeliest ones."""
-        logits = F.linear(self._out_norm(out), self._out).float()
+        logits = self._out(self._out_norm(out)).float()
         text = logits[:, : self._text_cardinality]
         if self._text_bias is not None:
             text = text + self._text_bias

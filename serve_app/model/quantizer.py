@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from serve_app.model.product import Product
 
 
 class Quantizer:
@@ -16,7 +17,7 @@ class Quantizer:
     def __init__(self, module: Any, codebooks: int) -> None:
         """Take the first `codebooks` codebooks of a moshi `SplitResidualVectorQuantizer`."""
         halves = (module.rvq_first, module.rvq_rest)
-        self._projection = torch.cat([half.input_proj.weight[:, :, 0] for half in halves])
+        self._projection = Product(torch.cat([half.input_proj.weight[:, :, 0] for half in halves]))
         layers = [half.vq.layers for half in halves]
         counts = (len(layers[0]), codebooks - len(layers[0]))
         self._halves = [
@@ -25,17 +26,17 @@ class Quantizer:
         ]
 
     @staticmethod
-    def _prepare(embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return embedding, embedding.T, embedding.square().sum(-1)
+    def _prepare(embedding: Tensor) -> tuple[Tensor, Product]:
+        # |x - e|^2 without |x|^2, which is the same for every codeword.
+        return embedding, Product(embedding * -2, embedding.square().sum(-1))
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Codes int64 [n, codebooks] of `latents` float32 [n, dimension]."""
         codes = []
-        for projected, half in zip(F.linear(latents, self._projection).chunk(2, -1), self._halves, strict=True):
+        for projected, half in zip(self._projection(latents).chunk(2, -1), self._halves, strict=True):
             residual = projected
-            for index, (embedding, transposed, norms) in enumerate(half):
-                # |x - e|^2 without |x|^2, which is the same for every codeword.
-                nearest = torch.addmm(norms, residual, transposed, alpha=-2).argmin(-1)
+            for index, (embedding, distances) in enumerate(half):
+                nearest = distances(residual).argmin(-1)
                 codes.append(nearest)
                 if index + 1 < len(half):
                     residual = residual - embedding.index_select(0, nearest)

@@ -37,6 +37,8 @@ class StaticRows:
         return self.positions[:, None] + torch.arange(steps, device=self.positions.device)
 
     def attend(self, cache: RingCache, layer: int, queries: Tensor) -> Tensor:
-        """Attention [n, T, heads * dim] of a layer's `queries` [n, T, heads, dim] over the rows' rings."""
+        """Attention [n * T, heads * dim] of a layer's `queries` [n * T, heads, dim] over the rows' rings."""
         scales = None if cache.scales is None else cache.scales[layer]
-        return slot_attention.attend(queries, cache.values[layer], scales, self.index, self.positions, self.oldest)
+        asked = queries.view(len(self.index), -1, *queries.shape[1:])
+        attended = slot_attention.attend(asked, cache.values[layer], scales, self.index, self.positions, self.oldest)
+        return attended.flatten(0, 1)

@@ -1,8 +1,8 @@
 """How many threads a step on a CPU runs on: one, or all where the products are large enough to be shared.
 
 A step is hundreds of operations, and threads wait for one another in most of them. With a large model that is nothing;
-with a small one two threads that sleep while they wait take twice as long as one alone (the demo model, 128 rows, two
-cores: 83 ms against 46), and threads that spin save a fifth of the time, for the cores that the ingress wants.
+with a small one two threads that sleep while they wait take longer than one alone (the demo model, 128 rows, two cores:
+23 ms against 15), and threads that spin save a fifth of the time, for the cores that the ingress wants.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch import nn
 SHARED_SECONDS = 0.0005
 """A product that takes one thread longer is worth sharing: waking a thread and waiting for it takes a tenth of that."""
 
-MULTIPLICATIONS_PER_S = 50e9
+MULTIPLICATIONS_PER_S = 100e9
 """What one thread multiplies and adds in a second, roughly."""
 
 BYTES_PER_S = 10e9
@@ -34,7 +34,7 @@ class StepThreads:
         self._most = torch.get_num_threads()
 
     def pay(self, rows: int) -> bool:
-        """Whether all threads together are quicker with so many rows than one alone: the demo model's from 278 on."""
+        """Whether all threads together are quicker with so many rows than one alone: the demo model's from 555 on."""
         seconds = max(rows * self._elements / MULTIPLICATIONS_PER_S, self._bytes / BYTES_PER_S)
         return seconds > SHARED_SECONDS
 

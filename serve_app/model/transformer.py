@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from serve_app.model.attention import Attention, prepare
+from serve_app.model.product import Product
 from serve_app.model.ring_cache import RingCache
 from serve_app.model.rows import Rows
 
@@ -54,23 +55,23 @@ class _Layer:
 
     def __init__(self, module: Any) -> None:
         self._norm1, self._norm2 = norm_function(module.norm1), norm_function(module.norm2)
-        self._in_proj: Tensor = module.self_attn.in_projs[0].weight
-        self._out_proj: Tensor = module.self_attn.out_projs[0].weight
+        self._in_proj = Product(module.self_attn.in_projs[0].weight)
+        self._out_proj = Product(module.self_attn.out_projs[0].weight)
         self._heads = int(module.self_attn.num_heads)
         self._gated = module.gating is not None
         first, second = (
             (module.gating.linear_in, module.gating.linear_out) if self._gated else (module.linear1, module.linear2)
         )
-        self._ffn_in, self._ffn_out = first.weight, second.weight
+        self._ffn_in, self._ffn_out = Product(first.weight), Product(second.weight)
         self._activation: Function = module.gating.activation if self._gated else module.activation
         self._scales: list[Tensor | None] = [
             getattr(scale, "scale", None) for scale in (module.layer_scale_1, module.layer_scale_2)
         ]
 
     def project(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Rotated queries, rotated keys and values, [n, T, 3, heads, dim], of `x` [n, T, width]."""
-        qkv = F.linear(self._norm1(x), self._in_proj).view(*x.shape[:2], 3, self._heads, -1)
-        turned = qkv[:, :, :2].view(*x.shape[:2], 2, self._heads, -1, 2)  # pairs, for complex multiplication
+        """Rotated queries, rotated keys and values, [n, 3, heads, dim], of `x` [n, width]."""
+        qkv = self._in_proj(self._norm1(x)).view(len(x), 3, self._heads, -1)
+        turned = qkv[:, :2].view(len(x), 2, self._heads, -1, 2)  # pairs, for complex multiplication
         if turned.dtype == torch.float32:
             torch.view_as_complex(turned).mul_(rotation)
         else:  # moshi rotates in float32 and rounds once
@@ -78,15 +79,15 @@ class _Layer:
         return qkv
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The layer's output, from its input and what attention gave; both [n, T, width]."""
-        x = self._add(x, F.linear(attended, self._out_proj), self._scales[0])
-        hidden = F.linear(self._norm2(x), self._ffn_in)
+        """The layer's output, from its input and what attention gave; both [n, width]."""
+        x = self._add(x, self._out_proj(attended), self._scales[0])
+        hidden = self._ffn_in(self._norm2(x))
         if self._gated:
             gate, value = hidden.chunk(2, -1)
             hidden = self._activation(gate) * value
         else:
             hidden = self._activation(hidden)
-        return self._add(x, F.linear(hidden, self._ffn_out), self._scales[1])
+        return self._add(x, self._ffn_out(hidden), self._scales[1])
 
     @staticmethod
     def _add(x: Tensor, update: Tensor, scale: Tensor | None) -> Tensor:
@@ -137,12 +138,12 @@ class RingTransformer:
 
     def first_position(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [layers, 2, heads, dim] of position 0, and the output [1, width], for `x` [1, width]."""
-        x, kept, rotation = x[:, None], [], self._rotation(self._times(np.zeros(1, np.int64), 1))
+        kept, rotation = [], self._rotation(self._times(np.zeros(1, np.int64), 1))
         for layer in self._layers:
             qkv = layer.project(x, rotation)
-            kept.append(qkv[0, 0, 1:])
-            x = layer.finish(x, qkv[:, :, 2].flatten(2))  # attention over one position returns its value
-        return torch.stack(kept), x[:, 0]
+            kept.append(qkv[0, 1:])
+            x = layer.finish(x, qkv[:, 2].flatten(1))  # attention over one position returns its value
+        return torch.stack(kept), x
 
     def start(self, slots: NDArray[np.int64], first: Tensor) -> None:
         """Fill the rings of `slots` with position 0 only, as `first_position` gave it."""
@@ -170,7 +171,8 @@ class RingTransformer:
 
         For `StaticRows` the caller counts the positions.
         """
-        steps = x.shape[1]
+        shape, steps = x.shape, x.shape[1]
+        x = x.reshape(-1, shape[2])
         attention: Callable[[int, Tensor], Tensor]  # of a layer's queries
         if isinstance(rows, Rows):
             positions = self.positions[rows.slots]
@@ -183,17 +185,16 @@ class RingTransformer:
         places = self._cache.places(rows.index, times)
         for number, layer in enumerate(self._layers):
             qkv = layer.project(x, rotation)
-            self._cache.write(number, places, qkv[:, :, 1:])
-            x = layer.finish(x, attention(number, qkv[:, :, 0]))
+            self._cache.write(number, places, qkv[:, 1:])
+            x = layer.finish(x, attention(number, qkv[:, 0]))
         if isinstance(rows, Rows):
             self.count(rows.slots, steps)
-        return x
+        return x.view(shape)
 
     def extend(self, x: Tensor, slot: int) -> None:
         """Advance one slot by the positions in `x` [T, width] in one pass, each attending as if it had come alone."""
         steps, context, position = len(x), self.context, int(self.positions[slot])
         oldest = int(self._oldest[slot])
-        x = x[None]
         times = self._times(np.array([position]), steps)
         rotation = self._rotation(times)
         ring = np.arange(min(context, position))
@@ -208,11 +209,11 @@ class RingTransformer:
         places = self._cache.places(torch.tensor([slot], device=self._device), times[:, -kept:])
         for number, layer in enumerate(self._layers):
             qkv = layer.project(x, rotation)
-            new = qkv[0].permute(1, 2, 0, 3)  # [3, heads, T, dim]
+            new = qkv.permute(1, 2, 0, 3)  # [3, heads, T, dim]
             both = torch.cat([self._cache.read(number, slot, filled), self._cache.rounded(new[1:])], 2)
             attended = F.scaled_dot_product_attention(new[:1], both[:1], both[1:], attn_mask=bias)[0]
-            self._cache.write(number, places, qkv[:, -kept:, 1:])
-            x = layer.finish(x, attended.transpose(0, 1).flatten(1)[None])
+            self._cache.write(number, places, qkv[-kept:, 1:])
+            x = layer.finish(x, attended.transpose(0, 1).flatten(1))
         self.positions[slot] += steps
 
     def _attend(self, attention: Attention, layer: int, queries: Tensor) -> Tensor:
@@ -223,9 +224,9 @@ class RingTransformer:
         return torch.from_numpy(positions[:, None] + np.arange(steps)).to(self._device)
 
     def _rotation(self, times: Tensor) -> Tensor:
-        """Rotary embedding of positions `times` int64 [n, T] as complex numbers, complex64 [n, T, 1, 1, dim / 2].
+        """Rotary embedding of positions `times` int64 [n, T] as complex numbers, complex64 [n * T, 1, 1, dim / 2].
 
         Computed once per step for all layers; a table of all positions would grow with the longest stream.
         """
-        angles = self._frequencies * times.float()[..., None, None, None]
+        angles = self._frequencies * times.float().view(-1, 1, 1, 1)
         return torch.polar(torch.ones_like(angles), angles)

@@ -45,7 +45,8 @@ def test_any_rows_equal_plain_attention(data: st.DataObject) -> None:
 
     plain = torch.stack([cache.read(0, slot, torch.arange(context)) for slot in range(5)])
     rows = Rows(slots, CPU)
-    expected = attention.prepare(rows, positions[slots], oldest[slots], steps, plain)(queries, plain)
+    attend = attention.prepare(rows, positions[slots], oldest[slots], steps, plain)
+    expected = attend(queries.flatten(0, 1), plain).view(len(slots), steps, -1)
 
     got = slot_attention.attend(
         queries.to(DEVICE),
