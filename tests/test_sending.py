@@ -1,6 +1,7 @@
 """The end of a task that sends."""
 
 import asyncio
+import gc
 
 import numpy as np
 import pytest
@@ -68,3 +69,29 @@ async def test_who_is_cancelled_while_sending_is_stopped_is_cancelled(session, m
         await asyncio.wait([running])
         assert running.cancelled()
         may_stop.set()
+
+
+async def test_nobody_hears_of_a_failure_after_who_waited_was_cancelled():
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    may_fail = asyncio.Event()
+
+    async def send() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_fail.wait()
+            raise client.ServerSilent("it says nothing")
+
+    sending = asyncio.create_task(send())
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(stop_sending(sending))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    assert stopping.cancelled()
+    may_fail.set()
+    await asyncio.wait([sending])
+    del sending, stopping
+    gc.collect()
+    assert not heard
