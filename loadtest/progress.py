@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, text: str) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._text, self._share = text, 0.0
+        self._text = text
         self._begun_at = time.monotonic()
         self._said: tuple[str, float] = ("", self._begun_at)
         columns = (
@@ -35,7 +35,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._shown.enter_context(self._bar)
-        self.tell(self._share, self._text)
+        self.tell(0.0, self._text)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
