@@ -11,22 +11,18 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from loadtest.own_service import own_service
 from loadtest.results import FOLDER, Machine, Result, UnusableResult, load, save
-from serve_app.cli.config import Overrides
 from serve_app.cli.failure import BAD_INPUT, FAILED, fail
-from serve_app.cli.server import StartFailed, free_port, running
+from serve_app.cli.server import StartFailed
 from serve_app.settings import PROJECT_ROOT
-
-CONFIG = PROJECT_ROOT / "loadtest" / "service.yaml"
-"""The service that commands are run against."""
 
 NEED_A_SERVICE = ("locust", "stt")
 
@@ -65,7 +61,10 @@ def again(folder: Folder = FOLDER) -> None:
     broken = False
     with ExitStack() as exits:
         if any(command[0] in NEED_A_SERVICE for command in possible.values()):
-            exits.enter_context(_service())
+            try:
+                os.environ["STT_URL"] = exits.enter_context(own_service())
+            except StartFailed as error:
+                fail(error, FAILED)
         for name, command in possible.items():
             print(f"{name}: {shlex.join(command)}", flush=True)
             try:
@@ -101,19 +100,6 @@ def _run(name: str, command: Sequence[str], folder: Path) -> None:
     except ValueError:
         raise CommandFailed(f"expected it to print JSON, got {done.stdout[:120]!r}") from None
     save(name, command[0], command[1:], numbers, folder)
-
-
-@contextmanager
-def _service() -> Iterator[None]:
-    """A service of our own while the block runs; commands find it by STT_URL."""
-    overrides = Overrides(host="127.0.0.1", port=free_port(), auth="none")
-    with tempfile.TemporaryFile(prefix="stt-bench-") as log, running(CONFIG, overrides, log) as server:
-        try:
-            server.wait_until_ready()
-        except StartFailed as error:
-            fail(error, FAILED)
-        os.environ["STT_URL"] = server.url
-        yield
 
 
 if __name__ == "__main__":

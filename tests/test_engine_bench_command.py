@@ -78,7 +78,7 @@ def test_the_published_shapes_are_models_that_the_service_runs(tmp_path: Path) -
 
 
 def test_an_engine_starts_in_a_process_of_its_own_and_tells_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
-    seconds = cold_start.measure(str(MODELS_FOLDER / "demo"), "float32", None, "cpu", 2)
+    seconds = cold_start.measure({"model": "demo", "engine": {"device": "cpu", "slots": 2}})
     assert {"process_seconds", "imports_seconds", "weights_seconds", "warm_up_seconds", "first_token_seconds"} < set(
         seconds
     )
@@ -89,7 +89,19 @@ def test_an_engine_starts_in_a_process_of_its_own_and_tells_its_stages(capsys: p
 
 def test_an_engine_that_does_not_start_says_why() -> None:
     with pytest.raises(cold_start.ColdStartFailed, match="expected"):
-        cold_start.measure("/nowhere", "float32", None, "cpu", 2)
+        cold_start.measure({"model": "/nowhere", "engine": {"device": "cpu", "slots": 2}})
+
+
+def test_an_engine_lets_in_as_many_streams_as_it_has_slots() -> None:
+    options = ["--random-weights", "--device", "cpu", "--admission", "--streams", "3", "--ages", "early"]
+    done = CliRunner().invoke(app, [*options, "--seconds", "0.5", "--json"])
+    assert done.exit_code == 0, done.output
+    admitted = json.loads(done.stdout.splitlines()[-1])
+    assert (admitted["slots"], admitted["streams"]) == (3, 3)
+    assert admitted["refusal"] == "all 3 slots are taken"
+    assert admitted["tries"] > 0
+    assert 0 < admitted["before_p50_ms"] <= admitted["before_p99_ms"]
+    assert 0 < admitted["after_p50_ms"] <= admitted["after_p99_ms"]
 
 
 def test_random_weights_are_gone_afterwards() -> None:

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 
 from loadtest import results
-from loadtest.engine import cold_start, report
+from loadtest.engine import admission, cold_start, report
 from loadtest.engine.loads import DEFAULT_MAX_WAIT_S
 from loadtest.engine.measuring import AGES, Effort
-from loadtest.engine.models import source_of
+from loadtest.engine.models import application_args, source_of
 from loadtest.engine.plot import draw
 from loadtest.engine.runner import Plan, run
 from loadtest.progress import Progress
@@ -43,12 +43,18 @@ def main(
     plot: Annotated[Path | None, typer.Option(help="Draw step time against streams into this file.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep the result in loadtest/results.")] = False,
     cold: Annotated[bool, typer.Option("--cold-start", help="Instead: start an engine, and tell its stages.")] = False,
+    admit: Annotated[
+        bool, typer.Option("--admission", help="Instead: let streams in until the engine refuses one; --streams auto.")
+    ] = False,
 ) -> None:
     """Measure the engine: our model and moshi's batched stepping in turns, tokens compared.
 
     Exits with 1 where a token differs.
     """
-    counts = _numbers(streams)
+    slots: int | Literal["auto"] = "auto"
+    counts = [] if admit and streams == "auto" else _numbers(streams)
+    if counts:
+        slots = counts[-1]
     chosen_ages = tuple(age for age in AGES if age in ages.split(","))
     if not chosen_ages or set(ages.split(",")) - set(AGES):
         raise typer.BadParameter(f"--ages: expected early, full or both with a comma, got {ages!r}")
@@ -63,15 +69,24 @@ def main(
         ):
             if cold:
                 progress.tell(0.0, "starting an engine")
-                kind = str(source.dtype).removeprefix("torch.")
-                started = cold_start.measure(source.checkpoint, kind, source.audio_delay_frames, where.type, counts[-1])
+                with application_args(source, where.type, slots) as args:
+                    started = cold_start.measure(args)
+            elif admit:
+                progress.tell(0.0, "starting an engine")
+                with application_args(source, where.type, slots) as args:
+                    admitted = admission.measure(
+                        args, seconds, "full" in chosen_ages, lambda text: progress.tell(0.0, text)
+                    )
             else:
                 result = run(source, where, plan, progress.tell)
-    except (CheckpointError, SettingsError, cold_start.ColdStartFailed, ValueError) as error:
+    except (CheckpointError, SettingsError, cold_start.ColdStartFailed, admission.AdmissionFailed, ValueError) as error:
         Console(stderr=True, highlight=False).print(str(error), markup=False, soft_wrap=True)
         raise typer.Exit(FAILED) from None
     if cold:
         cold_start.show(started, as_json)
+        return
+    if admit:
+        admission.show(admitted, as_json)
         return
     result.model = f"{model} (random weights)" if random_weights else model
     arguments = ["-m", "loadtest.engine", *sys.argv[1:]]

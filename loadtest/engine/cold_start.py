@@ -6,11 +6,7 @@
 import json
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from serve_app.engine.start_times import StartTimes
 
@@ -29,18 +25,12 @@ class ColdStartFailed(Exception):
     """The engine did not start; the text is what it said last."""
 
 
-def measure(checkpoint: str, dtype: str, audio_delay_frames: int | None, device: str, slots: int) -> dict[str, float]:
-    """Start an engine on a checkpoint; seconds by stage. Raises ColdStartFailed."""
-    with tempfile.TemporaryDirectory(prefix="stt-cold-start-") as folder:
-        model = Path(folder) / "model.yaml"
-        model.write_text(
-            yaml.safe_dump({"source": checkpoint, "dtype": dtype, "audio_delay_frames": audio_delay_frames})
-        )
-        args = {"model": str(model), "engine": {"device": device, "slots": slots}, "log_level": "error"}
-        done = subprocess.run(
-            [sys.executable, "-m", "loadtest.engine.cold_start", json.dumps(args)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+def measure(args: dict[str, Any]) -> dict[str, float]:
+    """Start an engine with the application's `args`; seconds by stage. Raises ColdStartFailed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest.engine.cold_start", json.dumps(args | {"log_level": "error"})],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
         raise ColdStartFailed((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
     return dict(json.loads(done.stdout.splitlines()[-1]))

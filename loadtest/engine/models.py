@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import torch
+import yaml
 from moshi.models import loaders
 
 from loadtest.engine.published import LANGUAGE_MODELS, MIMI
@@ -64,3 +66,17 @@ def _shapes(model: str) -> tuple[dict, dict]:
         "moshi_name": "model.safetensors", "mimi_name": "mimi.safetensors", "tokenizer_name": "tokenizer.model",
         "mimi_config_name": "mimi_config.json",
     }, mimi  # fmt: skip
+
+
+@contextmanager
+def application_args(source: Source, device: str, slots: int | Literal["auto"]) -> Iterator[dict[str, Any]]:
+    """The application's `args` that make an engine load this checkpoint, while the block runs."""
+    with TemporaryDirectory(prefix="stt-engine-") as folder:
+        model = Path(folder) / "model.yaml"
+        fields = {
+            "source": source.checkpoint,
+            "dtype": str(source.dtype).removeprefix("torch."),
+            "audio_delay_frames": source.audio_delay_frames,
+        }
+        model.write_text(yaml.safe_dump(fields), encoding="utf-8")
+        yield {"model": str(model), "engine": {"device": device, "slots": slots}}

@@ -23,8 +23,9 @@ from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
 
-STEP_SHARE = 0.6
-"""Largest share of a frame's 80 ms that a step of all slots may take; the rest is for what else the machine does."""
+STEP_SHARE = 0.4
+"""Largest share of a frame's 80 ms that a step of all slots may take: a frame may wait for one such step before its
+own, and the machine has other things to do."""
 
 MEMORY_SHARE = 0.8
 """Largest share of the free memory that slots may take."""

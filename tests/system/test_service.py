@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import subprocess
+import sys
 
 import httpx
 import jiwer
@@ -52,6 +53,18 @@ async def test_words_come_while_they_are_spoken(service, clip):
     assert words([arrival.event for arrival in arrivals]) == clip.words
     first_token = next(arrival for arrival in arrivals if isinstance(arrival.event, client.Token))
     assert first_token.at_s < len(clip.samples) / 24_000, "the first token came before the clip was over"
+
+
+def test_the_way_of_frames_is_measured_beside_other_sessions(service):
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest.frames", "--url", service.url, "--sessions", "2", "--seconds", "5", "--json"],
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["frames"] >= 60
+    assert 0 < figures["step_p50_ms"] < 1000
+    assert figures["way_p50_ms"] <= figures["way_p99_ms"]
 
 
 def test_the_command_line_prints_the_text(service, clip):
