@@ -19,6 +19,13 @@ def test_few_steps_are_not_believed():
     assert steps(MIN_STEPS - 1, duration=0.2).headroom(now=2.0) == 1.0
 
 
+def test_steps_so_slow_that_few_fit_into_the_window_are_believed():
+    times = StepTimes()
+    for number in range(30):
+        times.add(number * 0.5, 0.5, 8)
+    assert times.headroom(now=15.0) < -5
+
+
 def test_headroom_is_what_the_slow_steps_leave_of_a_frame():
     assert steps(100, duration=0.02).headroom(now=8.0) == pytest.approx(0.75)
     assert steps(100, duration=0.1).headroom(now=8.0) == pytest.approx(-0.25)

@@ -50,9 +50,9 @@ class StepTimes:
         return float(p50), float(p95)
 
     def headroom(self, now: float) -> float:
-        """1 - p95 of the step time / 80 ms; 1 while too few steps are known."""
+        """1 - p95 of the step time / 80 ms; 1 while too few steps are known, unless those fill half the window."""
         self._forget(now)
-        if len(self._steps) < MIN_STEPS:
+        if len(self._steps) < MIN_STEPS and sum(duration for _, duration, _ in self._steps) < WINDOW_SECONDS / 2:
             return 1.0
         return 1.0 - self.percentiles(now)[1] / FRAME_SECONDS
 

@@ -69,11 +69,12 @@ def _in_place(slots: NDArray[np.int64], length: int, bias: Tensor | None, steps:
     keys = torch.from_numpy(entries.reshape(-1))
     starts = torch.arange(0, len(keys) + 1, length, dtype=torch.int32)
     hidden = None if bias is None else bias.transpose(1, 2)
-    scores = torch.zeros(shape)
+    scores = torch.zeros(shape)  # not empty: times a beta of 0, what is no number stays none
     queries_by_keys = torch.sparse_csr_tensor(
         starts, keys, scores.view(-1), (len(starts) - 1, cache[..., 0].numel()), check_invariants=False
     )
-    scale, beta = 1 / math.sqrt(dim), 0 if hidden is None else 1
+    scale = 1 / math.sqrt(dim)
+    beta = 0 if hidden is None else 1  # whether scores begin with what is in there
 
     def attend(queries: Tensor, cache: Tensor) -> Tensor:
         table = cache.view(-1, dim)

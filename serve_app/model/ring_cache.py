@@ -56,7 +56,7 @@ class RingCache:
         self.scales[:, slots, :, :, 0] = scales[:, None]
 
     def write(self, layer: int, places: Tensor, new: Tensor) -> None:
-        """Put keys and values `new` [n, T, 2, heads, dim] into a layer's rings."""
+        """Put keys and values `new` [n * T, 2, heads, dim] into a layer's rings."""
         values = self.values[layer].view(-1, self._dim)
         if self.scales is None:
             values.index_copy_(0, places, new.reshape(-1, self._dim))
