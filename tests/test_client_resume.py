@@ -9,6 +9,7 @@ import pytest
 
 from serve_app import client
 from tests.support import LocalVault, Service, serving
+from tests.test_client import READY, peer, say
 
 
 class BreakingNetwork:
@@ -85,8 +86,11 @@ def said(events: list[client.Event]) -> list[tuple[str, str]]:
 
 
 async def speak(stream: client.Stream, samples, pause_s: float = 0.0) -> None:
-    for start in range(0, len(samples), 4_000):
-        await stream.send(samples[start : start + 4_000])
+    block = np.empty(4_000, np.float32)  # one for all, as sound cards hand it out
+    for start in range(0, len(samples), len(block)):
+        piece = samples[start : start + len(block)]
+        block[: len(piece)] = piece
+        await stream.send(block[: len(piece)])
         await asyncio.sleep(pause_s)
 
 
@@ -216,3 +220,22 @@ async def test_a_client_that_meets_a_stopping_ingress_goes_to_the_next_one(engin
             events = await listening
         assert isinstance(events[0], client.Ready)
         assert [event.text for event in events if isinstance(event, client.Word)] == clip.words
+
+
+async def test_who_hears_a_no_after_silence_does_not_ask_again():
+    calls = 0
+
+    async def script(connection) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await say(connection, READY | {"resume_token": "a token"})
+            await connection.wait_closed()
+        else:
+            await say(connection, {"type": "error", "code": "unknown_session", "message": "expected another token"})
+
+    async with peer(script) as address, asyncio.timeout(10):
+        with pytest.raises(client.ServerSilent):
+            async with client.connect(address, timeout_s=0.3, resume_s=60) as stream:
+                await listen(stream)
+    assert calls == 2

@@ -80,6 +80,16 @@ def test_a_message_survives_the_wire(message):
             "results.codes: expected 2 rows of 1, got 3",
         ),
         (
+            {"type": "results", "streams": bytes(8), "frames": bytes(4), "tokens": np.int32(-1).tobytes(), "codes": b"",
+             "pauses": b""},
+            "results.tokens: expected numbers from 0 on",
+        ),
+        (
+            {"type": "results", "streams": bytes(8), "frames": bytes(4), "tokens": bytes(4), "codes": b"",
+             "pauses": np.float32([0.5, np.nan]).tobytes()},
+            "results.pauses: expected numbers from 0 to 1",
+        ),
+        (
             {"type": "results", "streams": bytes(8), "frames": bytes(4), "tokens": bytes(4), "codes": b"",
              "pauses": b"", "engine_seconds": bytes(4), "probabilities": np.float32(np.nan).tobytes()},
             "results.probabilities: expected numbers from 0 to 1",

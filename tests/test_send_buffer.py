@@ -47,3 +47,14 @@ def test_a_server_that_claims_more_than_was_sent_is_not_believed():
     assert buffer.after(11, 0, False) is None
     assert buffer.after(10, 1, False) is None
     assert buffer.after(10, 0, False) == []
+
+
+def test_with_the_end_everything_was_taken_even_a_sample_more():
+    """A resampler's last samples may be one more than the client counts."""
+    buffer = SendBuffer()
+    buffer.add(np.zeros(100, np.float32))
+    assert buffer.after(101, 0, False) is None
+    assert buffer.after(101, 0, True) is None, "no end was sent"
+    buffer.add("end")
+    assert buffer.after(101, 0, True) == []
+    assert buffer.after(100, 0, False) == ["end"]

@@ -1,6 +1,7 @@
 """How long a session looks for a slot. With real engines and a real Serve: tests/long/test_scaling.py."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Generator
 from typing import ClassVar
@@ -137,6 +138,26 @@ async def test_while_engines_may_come_a_session_waits_for_one_to_start(replicas,
     replicas.update({"a"} if refuses else set())
     assert await search(handle, most=2) >= START_S
     assert handle.calls > 1 or not refuses
+
+
+class Cancelling(Handle):
+    """Serve's handle as it is when a call that nobody answers is cancelled: Ray raises an error of its own."""
+
+    async def __anext__(self) -> Refusal:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RuntimeError("the request was cancelled") from None
+
+
+async def test_a_search_that_ends_in_vain_leaves_no_error_that_nobody_asks_for(replicas):
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    replicas.update({"a"})
+    await search(Cancelling(), most=None)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not heard
 
 
 async def test_really_full_is_said_at_once(replicas):

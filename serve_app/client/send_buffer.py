@@ -59,8 +59,11 @@ class SendBuffer:
     def after(self, samples: int, flushes: int, end: bool) -> list[NDArray[np.float32] | Control] | None:
         """What the server lacks, in order, if it has taken so many samples and flushes, and perhaps the end.
 
-        None if that is no longer kept, or more than was ever sent.
+        None if that is no longer kept, or more than was ever sent. With the end the server has taken everything, and
+        may have made a sample more of it than the client counts: what it resamples comes out whole only then.
         """
+        if end:
+            return [] if self._ended else None
         if samples > self._samples or flushes > self._flushes:
             return None
         if self._sent and samples < self._sent[0].first:
@@ -75,6 +78,5 @@ class SendBuffer:
                     if sent.flushes >= flushes:
                         missing.append("flush")
                 case "end":
-                    if not end:
-                        missing.append("end")
+                    missing.append("end")
         return missing

@@ -54,6 +54,10 @@ class _NotYet(Exception):
     """The server would take the session up again later."""
 
 
+class _Never(Exception):
+    """The session cannot go on, however often it is tried."""
+
+
 class Stream:
     """An open session: send audio, read events.
 
@@ -70,6 +74,7 @@ class Stream:
         self._sent = SendBuffer()
         self._ready: Ready | None = None
         self._ready_was_read = False
+        self._earlier_token: str | None = None
         self._last_seq = 0
         self._restoring = asyncio.Lock()
         self._given_up = False
@@ -78,13 +83,13 @@ class Stream:
         """How often the connection was made again."""
 
     async def send(self, samples: ArrayLike) -> None:
-        """Send audio: float32, mono, 24 kHz, any number of samples.
+        """Send audio: float32, mono, 24 kHz, any number of samples; a copy is kept in case it must be sent again.
 
         Raises `ServerSilent` where the server takes nothing for the timeout, `ConnectionLost`, `ValueError` for samples
         of any other shape, and `RuntimeError` after `end`. What a server had to say before it went away is still there
         to be read.
         """
-        array = np.asarray(samples, "<f4")
+        array = np.array(samples, "<f4")
         if array.ndim != 1:
             raise ValueError(f"expected one dimension of samples, got {array.ndim}")
         await self._send(array)
@@ -178,10 +183,10 @@ class Stream:
             worth_it = worth_it and not self._done and not self._given_up
             while worth_it and time.monotonic() + wait_s <= deadline:
                 try:
-                    self._line = await self._go_on(error)
+                    self._line = await self._go_on()
                     self.reconnects += 1
                     return
-                except KeyRefused:
+                except (KeyRefused, _Never):
                     break
                 except (ConnectionRefused, ServerSilent, ConnectionClosed, _NotYet):
                     await asyncio.sleep(wait_s)
@@ -189,30 +194,36 @@ class Stream:
             self._given_up = True
             raise error from None
 
-    async def _go_on(self, error: ClientError) -> Line:
+    async def _go_on(self) -> Line:
         """One try: a new connection on which everything that the server lacked was sent.
 
         A session that the server has lost, or had not begun, is begun again if all of its audio is still here: its
-        events have the same numbers, so that those read before are known.
+        events have the same numbers, so that those read before are known. A server that died right after it had given
+        us our token has told nobody of it: then the token before is still good.
         """
         token = self._ready.resume_token if self._ready else None
         if self._ready and token is None:
-            raise error  # a server that cannot resume
+            raise _Never  # a server that cannot resume
         line = await self._reconnect(token, self._last_seq)
         try:
             answer = await self._first_answer(line)
-            if isinstance(answer, Failure) and answer.code == UNKNOWN_SESSION and self._sent.after(0, 0, False):
+            if _is_unknown(answer) and self._earlier_token:
+                await line.close()
+                token = self._earlier_token
+                line = await self._reconnect(token, self._last_seq)
+                answer = await self._first_answer(line)
+            if _is_unknown(answer) and self._sent.after(0, 0, False):
                 await line.close()
                 line = await self._reconnect(None, 0)
                 answer = await self._first_answer(line)
             if isinstance(answer, Failure):
-                raise _NotYet if answer.code in PASSING_FAILURES else error
+                raise _NotYet if answer.code in PASSING_FAILURES else _Never
             received = answer.received
             taken = (received.samples, received.flushes, received.end) if received else (0, 0, False)
             missing = self._sent.after(*taken)
             if missing is None:
-                raise error
-            self._ready = answer
+                raise _Never
+            self._ready, self._earlier_token = answer, token
             while missing:
                 taken = self._sent.total
                 for what in missing:
@@ -297,6 +308,10 @@ async def connect(
         yield stream
     finally:
         await stream.close()
+
+
+def _is_unknown(answer: Ready | Failure) -> bool:
+    return isinstance(answer, Failure) and answer.code == UNKNOWN_SESSION
 
 
 def _reported(failure: Failure) -> ServerError:

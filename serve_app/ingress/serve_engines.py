@@ -212,6 +212,7 @@ class ServeEngines:
                 await asyncio.wait([item], timeout=min(remaining_s, PROBE_SECONDS))
             return item.result()
         finally:
+            item.add_done_callback(_look_at)  # Ray turns the cancellation into an error of its own
             item.cancel()
 
     async def _pause(self, rounds: int, search: _Search) -> None:
@@ -311,6 +312,12 @@ class LeasedStream:
         _cancel(self._lease)
         if self._link.is_open:
             self._replicas.note_room(self._link.name)
+
+
+def _look_at(item: "asyncio.Future[Any]") -> None:
+    """Or asyncio logs an error that nobody waits for any more."""
+    if not item.cancelled():
+        item.exception()
 
 
 def _cancel(lease: Any) -> None:

@@ -187,7 +187,11 @@ def _results(fields: dict[str, Any]) -> FrameResults:
     frames, tokens = _column(fields, "frames", "<i4"), _column(fields, "tokens", "<i4")
     if not len(frames) == len(tokens) == rows:
         raise LinkError(f"results: expected {rows} rows, got {len(frames)} frames and {len(tokens)} tokens")
+    if not (tokens >= 0).all():
+        raise LinkError("results.tokens: expected numbers from 0 on")
     codes, pauses = _table(fields, "codes", "<i2", rows), _table(fields, "pauses", "<f4", rows)
+    if not ((pauses >= 0) & (pauses <= 1)).all():
+        raise LinkError("results.pauses: expected numbers from 0 to 1")
     engine_seconds = _table(fields, "engine_seconds", "<f4", rows, 1)[:, 0]
     if not np.isfinite(engine_seconds).all():
         raise LinkError("results.engine_seconds: expected finite numbers")

@@ -247,7 +247,8 @@ class _Connection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._read_ahead.close()
+            if not self._early:
+                self._read_ahead.close()
 
     async def _wait_in_line(self, session: Session, wait_s: float) -> None:
         await session.model.engines.wait_until_known()
@@ -294,6 +295,8 @@ class _Connection:
         while True:
             if self._early:
                 message = self._early.popleft()
+                if not self._early:
+                    self._read_ahead.close()
             else:
                 message = await self._next_message()
                 self._next = None

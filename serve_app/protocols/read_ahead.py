@@ -21,7 +21,7 @@ class ReadAhead:
         self._free = free
 
     def open(self) -> "ReadAheadOfOne":
-        """For one connection; close it when its client has a slot."""
+        """For one connection; close it when what was read is on its way to a slot, or the connection is over."""
         return ReadAheadOfOne(self)
 
     def lend(self, size: int) -> None:
@@ -55,6 +55,6 @@ class ReadAheadOfOne:
         return self._read < OWN_BYTES or (self._read < MOST_BYTES and self._shared.has_room)
 
     def close(self) -> None:
-        """Give back what was lent. What was read must be on its way by now, or dropped."""
+        """Give back what was lent."""
         self._shared.lend(-self._lent)
         self._lent = 0

@@ -121,6 +121,10 @@ class Keeper:
             await asyncio.sleep(ROUND_SECONDS)
         return False  # somebody has it already
 
+    def leave(self, kept: Kept) -> None:
+        """Save the session no more; what the vault has of it stays there, for whoever resumes it."""
+        self._kept.pop(kept.hold, None)
+
     def forget(self, kept: Kept) -> None:
         """The session is over."""
         if self._kept.pop(kept.hold, None) and kept.was_offered:
@@ -168,7 +172,9 @@ class Keeper:
             news.append((kept, progress))
         try:
             answer = await self._vault.save(checkpoints, unchanged, over)
-        except VaultUnavailable as error:
+        except Exception as error:  # whatever it is: the next round must come, and bring what this one could not
+            if not isinstance(error, VaultUnavailable):
+                _log.error("saving failed", error=repr(error), exc_info=error)
             self._over.extendleft(reversed(over))
             self._metrics.vault_copies.set(0)
             self._note(False, str(error))

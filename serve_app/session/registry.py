@@ -167,8 +167,8 @@ class SessionRegistry:
     async def resume(self, token: str, credential: str, dialect: str) -> Seat:
         """A seat for the session that the token stands for, wherever it was; `release` it in any case.
 
-        A connection that still holds it is ended. Raises UnknownSession, ModelNotReady and ServiceRestarting, after
-        which the token is still good.
+        A connection that still holds it is ended. Raises UnknownSession, TooManySessions, ModelNotReady and
+        ServiceRestarting, after which the token is still good.
         """
         with self._refusals_counted():
             return await self._resume(token, credential, dialect)
@@ -188,9 +188,10 @@ class SessionRegistry:
         restored = checkpoint.restore(
             saved, lambda name: self._models.named(name).engines.info, self._settings.window_frames
         )
+        model = self._models.named(restored.served_as)
+        self._check_share(credential, model)  # else who is cut off and opens others would hold more and more
         self._metrics.resumes_total.inc()
-        session = self._make(restored.snapshot.session_id, self._models.named(restored.served_as), restored)
-        return self._seat(session, credential, dialect, token, hold)
+        return self._seat(self._make(restored.snapshot.session_id, model, restored), credential, dialect, token, hold)
 
     def keep(self, seat: Seat) -> None:
         """The session is open: from now on it survives this ingress."""
@@ -263,11 +264,17 @@ class SessionRegistry:
         was_cut_off = outcome in HANGUPS
         may_go_on = was_cut_off and self.can_resume and seat.session.can_go_on
         had_slot = seat.session.standing != "opening"
-        await seat.session.close()  # first, for the slot
-        goes_on = may_go_on and await self._keeper.let_go(seat)
-        if not goes_on:
-            self._keeper.forget(seat)
-        self._seats.pop(seat.hold, None)
+        goes_on = False
+        try:
+            await seat.session.close()  # first, for the slot
+            goes_on = may_go_on and await self._keeper.let_go(seat)
+        finally:
+            if may_go_on:
+                self._keeper.leave(seat)
+            else:
+                self._keeper.forget(seat)
+            self._seats.pop(seat.hold, None)
+            seat.is_released()
         self._count(seat, outcome, refused=not had_slot and outcome not in (*HANGUPS, LEFT))
         facts = {"outcome": outcome, "model": seat.session.model.name, "key": seat.key or None, **seat.session.summary}
         _log.info(
@@ -279,7 +286,6 @@ class SessionRegistry:
         )
         seat.span.set_attributes({f"stt.{name}": fact for name, fact in facts.items() if fact is not None})
         seat.span.end()
-        seat.is_released()
 
     def _count(self, seat: Seat, outcome: str, *, refused: bool) -> None:
         metrics, audio_seconds = self._metrics, seat.session.audio_seconds - seat.audio_before_s
