@@ -87,6 +87,7 @@ def _run(name: str, command: Sequence[str], folder: Path) -> None:
     program = sys.executable if command[0] == "python" else str(Path(sys.executable).with_name(command[0]))
     keeps_itself = "--save" in command
     output = None if keeps_itself else subprocess.PIPE
+    before = _kept(folder)
     try:
         done = subprocess.run([program, *command[1:]], cwd=PROJECT_ROOT, stdout=output, check=False)
     except OSError as error:
@@ -94,12 +95,19 @@ def _run(name: str, command: Sequence[str], folder: Path) -> None:
     if done.returncode and not keeps_itself:  # a load test that failed sessions has numbers all the same
         raise CommandFailed(f"ended with exit status {done.returncode}")
     if keeps_itself:
+        if _kept(folder) == before:  # it crashed; what lies there is of an older run
+            raise CommandFailed(f"kept nothing and ended with exit status {done.returncode}")
         return
     try:
         numbers = json.loads(done.stdout)
     except ValueError:
         raise CommandFailed(f"expected it to print JSON, got {done.stdout[:120]!r}") from None
     save(name, command[0], command[1:], numbers, folder)
+
+
+def _kept(folder: Path) -> dict[Path, int]:
+    """When each run was written. A command with `--save` writes to the project's folder, by a name of its own."""
+    return {file: file.stat().st_mtime_ns for kept in (folder, FOLDER) for file in kept.glob("*.json")}
 
 
 if __name__ == "__main__":

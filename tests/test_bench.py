@@ -43,6 +43,23 @@ def test_a_command_without_numbers_is_not_kept(tmp_path: Path, program: str, mes
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("crash", "status"), [("", 0), ("sys.exit(4)", 4)])
+def test_a_command_that_keeps_its_run_itself_must_have_written_it(tmp_path: Path, crash: str, status: int):
+    save("x", "python", [], 1, tmp_path)
+    command = ["python", "-c", f"import sys; {crash}", "--save", "x"]
+    done = bench("keep", "x", "--folder", str(tmp_path), "--", *command)
+    assert done.returncode == 1
+    assert f"kept nothing and ended with exit status {status}" in done.stderr
+
+
+def test_a_command_that_keeps_its_run_itself_may_fail_all_the_same(tmp_path: Path):
+    """Such as a load test with failed sessions."""
+    file = save("x", "python", [], 1, tmp_path)
+    program = f"import pathlib, sys; f = pathlib.Path({str(file)!r}); f.write_text(f.read_text()); sys.exit(1)"
+    done = bench("keep", "x", "--folder", str(tmp_path), "--", "python", "-c", program, "--save", "x")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_file_that_is_no_run_is_named(tmp_path: Path):
     (tmp_path / "x.json").write_text(json.dumps({}))
     done = bench("again", "--folder", str(tmp_path))

@@ -1,18 +1,27 @@
 """The whole program, on random weights of the demo model's shape."""
 
 import json
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from loadtest import results
-from loadtest.engine import cold_start
+from loadtest.engine import admission, cold_start
 from loadtest.engine.__main__ import app
 from loadtest.engine.models import DTYPES, source_of
 from loadtest.engine.published import LANGUAGE_MODELS, MIMI
 from serve_app.checkpoint.rules import check_codec, check_language_model
+from serve_app.engine.batcher import Batcher
+from serve_app.errors import StepFailed
 from serve_app.settings import MODELS_FOLDER
+from serve_app.speech import ModelInfo
 
 QUICK = ("--random-weights", "--seconds", "0.4", "--no-search", "--threads", "1", "--device", "cpu")
 
@@ -60,6 +69,11 @@ def test_the_table_has_a_line_for_each_load() -> None:
         (["--streams", "0"], "--streams: expected numbers"),
         (["--streams", "many"], "--streams: expected numbers"),
         (["--ages", "old"], "--ages: expected early, full"),
+        (["--admission", "--streams", "1,8"], "--streams: expected one number from 1 on, or auto"),
+        (["--admission", "--streams", "0"], "--streams: expected one number from 1 on, or auto"),
+        (["--cold-start", "--admission"], "--cold-start and --admission: expected one of them"),
+        (["--cold-start", "--save"], "--save and --plot: expected neither"),
+        (["--admission", "--plot", "x.svg"], "--save and --plot: expected neither"),
         (["--model", "nonsense"], "expected one of demo"),
         (["--model", "someone/something", "--random-weights"], "expected a folder or one of stt-1b-en_fr"),
     ],
@@ -102,6 +116,93 @@ def test_an_engine_lets_in_as_many_streams_as_it_has_slots() -> None:
     assert admitted["tries"] > 0
     assert 0 < admitted["before_p50_ms"] <= admitted["before_p99_ms"]
     assert 0 < admitted["after_p50_ms"] <= admitted["after_p99_ms"]
+
+
+def test_an_engine_chooses_its_slots_where_none_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def measure(args: dict[str, Any], *_: object) -> NoReturn:
+        asked.append(args["engine"]["slots"])
+        raise admission.AdmissionFailed("enough")
+
+    monkeypatch.setattr(admission, "measure", measure)
+    for streams in ([], ["--streams", "auto"], ["--streams", "3"]):
+        done = CliRunner().invoke(app, ["--random-weights", "--device", "cpu", "--admission", *streams])
+        assert (done.exit_code, "enough" in done.output) == (1, True), done.output
+    assert asked == ["auto", "auto", 3]
+
+
+class OddModel:
+    """Two slots, and a step that does what it is told."""
+
+    slots = 2
+
+    def __init__(self, step: Callable[[], object], context_frames: int = 1) -> None:
+        self.info = ModelInfo("odd", ("a",), 6, 0, context_frames, 10, 8, 4)
+        self._step = step
+
+    def reset(self, slots: NDArray[np.int64]) -> None:
+        """Nothing to do."""
+
+    def step(self, slots: NDArray[np.int64], frames: NDArray[np.float32]) -> NoReturn:
+        self._step()
+        raise ValueError("odd")
+
+
+def admit(monkeypatch: pytest.MonkeyPatch, model: OddModel, fill: bool = False) -> tuple[str, list[str]]:
+    """What an engine with this model fails with, and what was told before."""
+    monkeypatch.setattr(admission, "load_model", lambda _: model)
+    monkeypatch.setattr(admission, "STOP_SECONDS", 0.1)
+    told: list[str] = []
+    with pytest.raises(admission.AdmissionFailed) as failed:
+        admission.measure({}, 0.3, fill, told.append)
+    return str(failed.value), told
+
+
+def test_an_engine_that_gives_no_frame_back_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = threading.Event()
+    try:
+        failure, _ = admit(monkeypatch, OddModel(lambda: stuck.wait(20)))
+    finally:
+        stuck.set()
+    assert failure == "no frame came back within 0.3 s"
+
+
+def test_a_model_that_fails_ends_the_wait_for_full_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun_at = time.monotonic()
+
+    def fail_later() -> None:
+        time.sleep(1.0)  # by then both slots are taken
+
+    failure, told = admit(monkeypatch, OddModel(fail_later, context_frames=1000), fill=True)
+    assert "the model failed on a step: ValueError: odd" in failure
+    assert told[-1] == "waiting until every context is full"
+    assert time.monotonic() - begun_at < 10
+
+
+def test_a_model_that_fails_ends_the_letting_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure, told = admit(monkeypatch, OddModel(int))
+    assert "the model failed on a step: ValueError: odd" in failure
+    assert told == ["letting up to 2 streams in"]
+
+
+def test_a_broken_engine_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Batcher) -> NoReturn:
+        raise StepFailed("this engine has stopped")
+
+    monkeypatch.setattr(Batcher, "open", refuse)
+    assert admit(monkeypatch, OddModel(int))[0] == "this engine has stopped"
+
+
+def test_an_engine_that_does_not_stop_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_: Batcher, timeout: float) -> NoReturn:
+        raise TimeoutError(f"the step in flight did not end within {timeout} s")
+
+    monkeypatch.setattr(Batcher, "stop", never)
+    options = ["--random-weights", "--device", "cpu", "--admission", "--streams", "2", "--ages", "early"]
+    done = CliRunner().invoke(app, [*options, "--seconds", "0.4"])
+    assert done.exit_code == 1
+    assert "the engine does not stop: the step in flight did not end" in done.output
 
 
 def test_random_weights_are_gone_afterwards() -> None:

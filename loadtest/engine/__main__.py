@@ -23,6 +23,9 @@ from serve_app.checkpoint.files import CheckpointError
 from serve_app.cli.failure import FAILED
 from serve_app.settings import SettingsError
 
+STREAMS = "1,8,32"
+"""Numbers of slots that are measured where none are asked for."""
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -30,7 +33,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     model: Annotated[str, typer.Option(help="As the setting `model`: demo, stt-1b-en_fr, a folder, …")] = "demo",
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Its shape only; no download.")] = False,
-    streams: Annotated[str, typer.Option(help="Numbers of slots, with commas.")] = "1,8,32",
+    streams: Annotated[
+        str, typer.Option(help="Numbers of slots, with commas.", show_default=f"{STREAMS}; auto with --admission")
+    ] = "",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run.")] = "auto",
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="The language model's type.")] = "auto",
     ages: Annotated[str, typer.Option(help="early: sessions that have just begun; full: caches full.")] = "early,full",
@@ -44,17 +49,20 @@ def main(
     save: Annotated[bool, typer.Option("--save", help="Keep the result in loadtest/results.")] = False,
     cold: Annotated[bool, typer.Option("--cold-start", help="Instead: start an engine, and tell its stages.")] = False,
     admit: Annotated[
-        bool, typer.Option("--admission", help="Instead: let streams in until the engine refuses one; --streams auto.")
+        bool,
+        typer.Option("--admission", help="Instead: let streams in, one number of slots or auto, until one is refused."),
     ] = False,
 ) -> None:
     """Measure the engine: our model and moshi's batched stepping in turns, tokens compared.
 
     Exits with 1 where a token differs.
     """
-    slots: int | Literal["auto"] = "auto"
-    counts = [] if admit and streams == "auto" else _numbers(streams)
-    if counts:
-        slots = counts[-1]
+    if cold and admit:
+        raise typer.BadParameter("--cold-start and --admission: expected one of them")
+    if (cold or admit) and (save or plot):
+        raise typer.BadParameter("--save and --plot: expected neither with --cold-start or --admission")
+    counts = [] if admit else _numbers(streams or STREAMS)
+    slots = _slots(streams or "auto") if admit else counts[-1]
     chosen_ages = tuple(age for age in AGES if age in ages.split(","))
     if not chosen_ages or set(ages.split(",")) - set(AGES):
         raise typer.BadParameter(f"--ages: expected early, full or both with a comma, got {ages!r}")
@@ -113,6 +121,17 @@ def _numbers(streams: str) -> list[int]:
     if not counts or counts[0] < 1:
         raise typer.BadParameter(f"--streams: expected numbers with commas, from 1 on, got {streams!r}")
     return counts
+
+
+def _slots(streams: str) -> int | Literal["auto"]:
+    """The one number of slots that an engine is to let streams into."""
+    if streams == "auto":
+        return "auto"
+    if not streams.isdecimal() or int(streams) < 1:
+        raise typer.BadParameter(
+            f"--streams: expected one number from 1 on, or auto, with --admission, got {streams!r}"
+        )
+    return int(streams)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.engine.measuring import Audio
 from serve_app import settings
-from serve_app.engine.batcher import Batcher
+from serve_app.engine.batcher import Batcher, Model
 from serve_app.engine.loading import load_model
 from serve_app.errors import AtCapacity, SpeechError
+from serve_app.settings import EngineSettings
 from serve_app.speech import FRAME_SECONDS, FrameResults
 from serve_app.telemetry import configure_logging
 
@@ -34,6 +36,7 @@ ASK_SECONDS = 0.1
 """Time between two tries to get one stream more in."""
 
 STOP_SECONDS = 10.0
+"""How long the crowd, then a step in flight, may take to end."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Admitted:
 
 
 class AdmissionFailed(Exception):
-    """The engine failed on a stream, or fell so far behind that it took no more frames."""
+    """The engine failed on a stream, gave no frame back, or fell so far behind that it took no more."""
 
 
 class _Crowd:
@@ -74,14 +77,17 @@ class _Crowd:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._feed, name="crowd", daemon=True)
-        self._thread.start()
         self.failure = ""
 
     def __len__(self) -> int:
         return len(self._streams)
 
+    def start(self) -> None:
+        """Begin to feed whoever joins."""
+        self._thread.start()
+
     def join(self) -> None:
-        """Open one stream more. Raises AtCapacity."""
+        """Open one stream more. Raises AtCapacity, and the error that broke the batcher."""
         stream = self._batcher.open()
         with self._lock:
             self._streams.append((stream, time.monotonic() + self._draw.uniform(0, FRAME_SECONDS)))
@@ -106,6 +112,88 @@ class _Crowd:
                     self._streams[place] = stream, due_at + FRAME_SECONDS
 
 
+class _Measurement:
+    """One engine and its crowd, from start to stop. All methods but `__init__` raise AdmissionFailed."""
+
+    def __init__(self, model: Model, engine: EngineSettings) -> None:
+        self._waits: list[NDArray[np.float32]] = []
+        self._failures: list[SpeechError] = []
+        self._batcher = Batcher(model, on_results=self._note, on_failure=self._fail, settings=engine)
+        self._crowd = _Crowd(self._batcher, Audio())
+        self.tries = 0
+
+    def __enter__(self) -> Self:
+        self._batcher.start()
+        self._crowd.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._crowd.leave()
+        try:
+            self._batcher.stop(STOP_SECONDS)
+        except TimeoutError as stuck:
+            if error is None:  # else it has failed before, for a reason that says more
+                raise AdmissionFailed(f"the engine does not stop: {stuck}") from None
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._crowd)
+
+    @property
+    def headroom(self) -> float:
+        """The engine's, now."""
+        return self._batcher.load().headroom
+
+    def let_in(self) -> str:
+        """Let streams in until one is refused; what was said to it."""
+        while not (refusal := self._join()):
+            time.sleep(1 / STREAMS_PER_SECOND)
+            self._check()
+        return refusal
+
+    def fill(self) -> None:
+        """Wait until every context is full."""
+        self._go_on(self._batcher.info.context_frames * FRAME_SECONDS)
+
+    def timed(self, seconds: float, asking: bool = False) -> tuple[float, float]:
+        """From a frame's arrival to its result, p50 and p99 in ms; `asking`, while one stream more wants a slot."""
+        self._waits.clear()
+        self._go_on(seconds, asking)
+        if not self._waits:
+            raise AdmissionFailed(f"no frame came back within {seconds:g} s")
+        p50, p99 = np.percentile(np.concatenate(self._waits), (50, 99)) * 1e3
+        return round(float(p50), 2), round(float(p99), 2)
+
+    def _go_on(self, seconds: float, asking: bool = False) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if asking and self._join():
+                self.tries += 1
+            time.sleep(ASK_SECONDS)
+            self._check()
+
+    def _join(self) -> str:
+        """Let one stream more in; what was said to it if it was refused."""
+        try:
+            self._crowd.join()
+        except AtCapacity as error:
+            return error.message
+        except SpeechError as error:
+            raise AdmissionFailed(error.message) from None
+        return ""
+
+    def _check(self) -> None:
+        if failure := self._crowd.failure or next((error.message for error in self._failures), ""):
+            raise AdmissionFailed(failure)
+
+    def _note(self, results: FrameResults) -> None:
+        self._waits.append(results.engine_seconds)
+
+    def _fail(self, _: list[int], error: SpeechError) -> None:
+        self._failures.append(error)
+
+
 def measure(args: dict[str, Any], seconds: float, fill: bool, tell: Callable[[str], None]) -> Admitted:
     """Let streams in and time their frames for `seconds`, twice; `args` are the application's.
 
@@ -114,58 +202,20 @@ def measure(args: dict[str, Any], seconds: float, fill: bool, tell: Callable[[st
     loaded = settings.from_args(args, environ={})
     configure_logging(loaded.log_level, loaded.log_format)
     model = load_model(loaded)
-    waits: list[NDArray[np.float32]] = []
-    failures: list[SpeechError] = []
-
-    def note(results: FrameResults) -> None:
-        waits.append(results.engine_seconds)
-
-    def timed(what: str, meanwhile: Callable[[], None]) -> tuple[float, float]:
-        tell(what)
-        waits.clear()
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            meanwhile()
-            time.sleep(ASK_SECONDS)
-        if failure := crowd.failure or next((error.message for error in failures), ""):
-            raise AdmissionFailed(failure)
-        p50, p99 = np.percentile(np.concatenate(waits), (50, 99)) * 1e3
-        return round(float(p50), 2), round(float(p99), 2)
-
-    tries = 0
-
-    def ask() -> None:
-        nonlocal tries
-        try:
-            crowd.join()
-        except AtCapacity:
-            tries += 1
-
-    batcher = Batcher(
-        model, on_results=note, on_failure=lambda _, error: failures.append(error), settings=loaded.engine
-    )
-    batcher.start()
-    crowd = _Crowd(batcher, Audio())
-    try:
-        refusal = ""
+    with _Measurement(model, loaded.engine) as measurement:
         tell(f"letting up to {model.slots} streams in")
-        while not refusal:
-            try:
-                crowd.join()
-            except AtCapacity as error:
-                refusal = error.message
-            time.sleep(1 / STREAMS_PER_SECOND)
+        refusal = measurement.let_in()
         if fill:
             tell("waiting until every context is full")
-            time.sleep(model.info.context_frames * FRAME_SECONDS)
-        streams = len(crowd)
-        before = timed("timing frames", lambda: None)
-        after = timed("timing frames while one more asks", ask)
-        headroom = round(batcher.load().headroom, 3)
-        return Admitted(model.slots, streams, refusal, tries, len(crowd) - streams, *before, *after, headroom)
-    finally:
-        crowd.leave()
-        batcher.stop()
+            measurement.fill()
+        streams = measurement.streams
+        tell("timing frames")
+        before = measurement.timed(seconds)
+        tell("timing frames while one more asks")
+        after = measurement.timed(seconds, asking=True)
+        later = measurement.streams - streams
+        headroom = round(measurement.headroom, 3)
+    return Admitted(model.slots, streams, refusal, measurement.tries, later, *before, *after, headroom)
 
 
 def show(admitted: Admitted, as_json: bool) -> None:
