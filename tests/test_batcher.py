@@ -380,13 +380,15 @@ def test_backlogs_do_not_keep_live_frames_from_the_next_step(running, clip, demo
 
 
 def test_stop_ends_the_thread_and_frames_of_wrong_shape_never_reach_the_model(demo_model):
+    before = threading.enumerate()
     outcome = Outcome()
     batcher = Batcher(
         demo_model, on_results=outcome.on_results, on_failure=outcome.on_failure, settings=EngineSettings()
     )
     batcher.start()
+    assert [thread.name for thread in threading.enumerate() if thread not in before] == ["step-loop"]
     stream = batcher.open()
     with pytest.raises(ValueError, match="broadcast"):
         batcher.feed(stream, np.zeros((1, FRAME_SAMPLES + 1), np.float32))
     batcher.stop()
-    assert not [thread for thread in threading.enumerate() if thread.name == "step-loop" and thread.is_alive()]
+    assert not [thread for thread in threading.enumerate() if thread not in before]

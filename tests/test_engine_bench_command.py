@@ -195,7 +195,10 @@ def test_a_broken_engine_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_engine_that_does_not_stop_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(_: Batcher, timeout: float) -> NoReturn:
+    stop = Batcher.stop
+
+    def never(batcher: Batcher, timeout: float) -> NoReturn:
+        stop(batcher)  # its thread would go on beside other tests
         raise TimeoutError(f"the step in flight did not end within {timeout} s")
 
     monkeypatch.setattr(Batcher, "stop", never)
