@@ -17,7 +17,6 @@ import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -29,7 +28,7 @@ from loadtest.progress import Progress
 from serve_app import client
 from serve_app.cli.failure import FAILED, fail
 from serve_app.cli.server import StartFailed
-from serve_app.client.address import shown, stream_url
+from serve_app.client.address import http_url, shown, stream_url
 from serve_app.samples import choose_clips
 from serve_app.settings import PROJECT_ROOT
 from serve_app.speech import FRAME_SAMPLES, FRAME_SECONDS
@@ -92,8 +91,7 @@ class _Engines:
 
     def __init__(self, url: str) -> None:
         """Raises InvalidAddress."""
-        parts = urlsplit(stream_url(url))
-        self._address = f"{parts.scheme.replace('ws', 'http', 1)}://{parts.netloc}/status"
+        self._address = http_url(url, "/status")
         self._http = httpx.AsyncClient()
 
     async def __aenter__(self) -> "_Engines":
@@ -192,9 +190,7 @@ async def _speak(url: str, frames: int, progress: Progress) -> list[float]:
             for number in range(frames):
                 await asyncio.sleep(begun_at + number * FRAME_SECONDS - time.monotonic())
                 sent_at.append(time.monotonic())
-                await stream.send(
-                    np.take(clip, range(number * FRAME_SAMPLES, (number + 1) * FRAME_SAMPLES), mode="wrap")
-                )
+                await stream.send(clip[number % len(clip)])
                 progress.tell(number / frames, "measuring")
             await stream.end()
 

@@ -11,7 +11,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.client.address import is_loopback, stream_url
+from serve_app.client.address import http_url, is_loopback, stream_url
 
 LOOK_AGAIN_S = 10.0
 """How often processes are looked for; a search takes 50 ms."""
@@ -35,9 +35,8 @@ class Watch:
     def __init__(self, url: str, api_key: str | None, headers: Mapping[str, str]) -> None:
         address = stream_url(url)
         self._is_local = is_loopback(address)
-        parts = urlsplit(address)
-        self._port = parts.port or 0
-        self._metrics = f"{parts.scheme.replace('ws', 'http', 1)}://{parts.netloc}/metrics"
+        self._port = urlsplit(address).port or 0
+        self._metrics = http_url(address, "/metrics")
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(timeout=1.0, trust_env=not self._is_local, headers={**headers, **key})
         self._processes: dict[psutil.Process, str] = {}

@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from serve_app import client
-from serve_app.client.address import is_loopback, stream_url
+from serve_app.client.address import http_url, is_loopback, stream_url
 from serve_app.client.events import Failure, Ping, parse
 
 READY = {"type": "ready", "session_id": "s1", "model": "demo"}
@@ -358,6 +358,11 @@ async def test_transcribe_refuses_nonsense(samples: np.ndarray, rtf: float):
 )
 def test_forms_of_an_address(address: str, url: str):
     assert stream_url(address) == url
+
+
+def test_other_pages_of_the_same_server():
+    assert http_url("localhost:8000", "/status") == "http://localhost:8000/status"
+    assert http_url("https://a:1/v1/stream?x=1", "/metrics") == "https://a:1/metrics"
 
 
 def test_words_replace_what_the_query_says_about_them():

@@ -73,7 +73,6 @@ class _Crowd:
         self._batcher, self._audio = batcher, audio
         self._draw = random.Random(0)
         self._streams: list[tuple[int, float]] = []  # ids, and when their next frame comes
-        self._said = 0
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._feed, name="crowd", daemon=True)

@@ -45,6 +45,12 @@ def shown(address: str) -> str:
     return f"{scheme}{separator}{rest}"
 
 
+def http_url(address: str, path: str) -> str:
+    """Another page of the server at an address. Raises InvalidAddress."""
+    parts = urlsplit(stream_url(address))
+    return f"{parts.scheme.replace('ws', 'http', 1)}://{parts.netloc}{path}"
+
+
 def is_loopback(url: str) -> bool:
     """Whether the URL's host is this machine, which no proxy can reach on our behalf."""
     host = urlsplit(url).hostname or ""

@@ -22,6 +22,7 @@ from serve_app.link.client import LinkClient, StreamListener
 from serve_app.link.messages import Grant, Refusal
 from serve_app.settings import AutoscalingSettings, LinkSettings
 from serve_app.speech import History, ModelInfo
+from serve_app.tasks import look_at
 from serve_app.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -212,7 +213,7 @@ class ServeEngines:
                 await asyncio.wait([item], timeout=min(remaining_s, PROBE_SECONDS))
             return item.result()
         finally:
-            item.add_done_callback(_look_at)  # Ray turns the cancellation into an error of its own
+            item.add_done_callback(look_at)  # Ray turns the cancellation into an error of its own
             item.cancel()
 
     async def _pause(self, rounds: int, search: _Search) -> None:
@@ -312,12 +313,6 @@ class LeasedStream:
         _cancel(self._lease)
         if self._link.is_open:
             self._replicas.note_room(self._link.name)
-
-
-def _look_at(item: "asyncio.Future[Any]") -> None:
-    """Or asyncio logs an error that nobody waits for any more."""
-    if not item.cancelled():
-        item.exception()
 
 
 def _cancel(lease: Any) -> None:
